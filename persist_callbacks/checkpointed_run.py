@@ -1,0 +1,593 @@
+"""One call of `fit`, or one loop of the user's own, that is saved and resumed."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from persist_callbacks import environment, tracing
+from persist_callbacks.errors import (
+    CheckpointNotFound,
+    NothingToResume,
+    PersistWarning,
+    UnexpectedRun,
+)
+from persist_callbacks.records import Position, Score
+from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
+from persist_callbacks.saving import Boundary, Capturer, Keep, Saver, Snapshot
+from persist_callbacks.storage.schedule import Triggers
+from persist_callbacks.storage.store import Store
+from persist_callbacks.training import callback_state, data_position, model_building
+from persist_callbacks.training.fit_data import Passed
+from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
+
+# Of all tails the checkpoint's comes first: an export may want the best checkpoint.
+_RANK = 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the user asked `PeriodicCheckpoint` for; its docstring says what each is."""
+
+    path: Path
+    triggers: Triggers
+    keep: Keep
+    monitor: str | None
+    lower_is_better: bool
+    resume: Literal["auto", "must", "never"]
+    on_error: Literal["warn", "raise"]
+    verbose: int
+
+
+class CheckpointedRun:
+    """Follows a loop from train begin to train end, saves it, and resumes it.
+
+    All captures and the restore happen at one and the same place in the program: just
+    before a step, after every begin hook. What was captured there is therefore all that
+    has to be put back there.
+
+    Args:
+        options: what the user asked for.
+        owner: the callback on whose behalf it runs.
+        loop: the loop that the callback is part of.
+
+    Raises:
+        PersistError: the directory is not fit for the run, or its newest checkpoint is
+            not one of this model and data; nothing was written.
+    """
+
+    def __init__(self, options: Options, owner: Any, loop: FitLoop) -> None:
+        self._options = options
+        self._owner = owner
+        self._model = owner.model
+        self._loop = loop
+        # None in a loop of the user's own, which hands over no iterator.
+        self._fit = loop if loop.drives_model else None
+        self.resume_point: ResumePoint | None = None
+        self._thread = threading.current_thread()
+
+        self._recovery = self._find_recovery()
+        start = Position(0, 0, 0)
+        if self._recovery is not None:
+            start = self._recovery.state.position
+        self._epoch, self._batch, self._step = start.epoch, start.batch, start.step
+        self._trained = self._in_batch = self._is_whole = False
+        self._cut_short = self._size_known = False
+        self._validation_iterators = 0
+        self._iterator: Any = None
+        self._drawn = 0
+        self._last_logs: Logs = {}
+        self._epoch_ended = False
+        self._score: Score | None = None
+        self._last: Snapshot | None = None
+        self._refresh_due = True
+        self._meta: bytes | None = None
+        self._meta_asked = False
+        self._monitor_missed = False
+        self._epoch_began_at = self._said_at = time.monotonic()
+        self._epoch_seconds: float | None = None
+
+        self._capturer = Capturer(self._model, self._siblings, self._meta_graph)
+        self._tail = _AfterOthers(self)
+        self._store = Store.open_for_writing(
+            options.path, versions=environment.versions()
+        )
+        try:
+            self._saver = Saver(
+                self._store,
+                triggers=options.triggers,
+                keep=options.keep,
+                on_error=options.on_error,
+                start=start,
+                say=self._say,
+            )
+            self._attach()
+        except BaseException:
+            self._store.close()
+            self._detach()
+            raise
+
+    def is_dead(self) -> bool:
+        """Whether the loop has ended without saying so, by an exception.
+
+        To be asked within another loop's train begin: of two loops in one thread, the
+        one that is not on the stack has ended.
+        """
+        if self._thread is threading.current_thread():
+            return not self._loop.is_running()
+        return not self._thread.is_alive()
+
+    # -- train begin ----------------------------------------------------------------
+
+    def _find_recovery(self) -> Recovery | None:
+        """Find the newest sound checkpoint and see that it fits; reads only."""
+        options = self._options
+        recovery = None
+        self._damaged: list[tuple[Path, str]] = []
+        with contextlib.suppress(CheckpointNotFound):
+            store = Store.open_for_reading(options.path)
+            sound = store.newest_sound()
+            self._damaged = [(path, str(why)) for path, why in sound.passed_over]
+            if sound.committed is not None:
+                recovery = Recovery(store, sound.committed, sound.passed_over)
+        if recovery is None and options.resume == "must":
+            raise NothingToResume(
+                options.path,
+                expected='a checkpoint to go on from, since resume="must"',
+                found="none",
+                advice='Give the directory of a run, or resume="auto" to start one.',
+            )
+        if recovery is None:
+            return None
+        if options.resume == "never":
+            raise UnexpectedRun(
+                options.path,
+                expected='no checkpoint, since resume="never"',
+                found=recovery.committed.record.name,
+                advice='Give a new directory, or resume="auto" to go on with this run.',
+            )
+        if self._fit is None:
+            require_trainable(self._model, options.path)
+        else:
+            recovery.check_data(
+                self._fit.batches_per_epoch, self._fit.steps_per_execution
+            )
+        recovery.check_architecture(self._model)
+        return recovery
+
+    def _attach(self) -> None:
+        """Take our places in the loop; what failed to validate is set aside."""
+        for path, reason in self._damaged:
+            self._store.set_aside(path, reason)
+        self._loop.run_last(self._tail)
+        if self._fit is not None:
+            self._fit.wrap_train_function(self._fit_step)
+            state = None if self._recovery is None else self._recovery.state
+            passed = Passed() if state is None else state.data.passed
+            # The iterator that was in use is made anew by fit itself.
+            self._fit.data.count_iterators(
+                max(0, passed.iterators - 1),
+                None if self._recovery is None else self._recovery.data_beginning(),
+            )
+            self._fit.data.count_epochs(passed.epochs)
+            self._validation_iterators = passed.validation_iterators
+            if state is not None:
+                self._fit.data.expect_length(state.batches_per_epoch)
+
+    def _first_epoch(self, recovery: Recovery) -> int:
+        state = recovery.state
+        # Training that a callback ended before its time is as finished as any other,
+        # until more epochs are asked for than there were then.
+        if state.stopped and self._loop.epochs <= (state.epochs or 0):
+            return max(self._loop.epochs, state.position.epoch)
+        return state.position.epoch
+
+    def after_train_begin(self) -> None:
+        """Put back what can be, after all callbacks have reset themselves."""
+        # Tracing takes a second or so, which would be felt at the first checkpoint.
+        self._meta_graph()
+        self._forgotten = callback_state.ForgottenState(self._siblings())
+        recovery = self._recovery
+        if recovery is None:
+            return
+        over = self._fit is not None and (
+            self._first_epoch(recovery) >= self._loop.epochs
+        )
+        if self._fit is not None:
+            # Here, since another callback's train begin may say otherwise, or fail.
+            self._fit.start_at(self._first_epoch(recovery))
+        if over and not self._model.built:
+            self._build_for_nothing_to_train()
+        if self._model.built:
+            # Begin hooks of epochs and batches shall see the model as it was.
+            whole = recovery.put_back_variables(
+                self._model,
+                metrics=self._fit is None,
+                but=[] if self._fit is None else self._fit.data.variables(),
+                early=self._fit is not None,
+            )
+            recovery.put_back_callbacks(self._siblings())
+            if recovery.ended_an_epoch or self._fit is None:
+                recovery.put_back_seeds()
+                # What the next epoch's begin does comes on top of it, as it would have.
+                self._is_whole = whole
+        if over or self._fit is None:
+            self._resumed(recovery, quietly=over)
+        elif recovery.state.position.batch:
+            self._fit.mute_batches_before(recovery.state.position.batch)
+
+    def _build_for_nothing_to_train(self) -> None:
+        """Make the variables of a model that no step will make any more."""
+        spec = None if self._fit is None else self._fit.data.element_spec()
+        if spec is not None:
+            model_building.build_model(self._model, spec)
+
+    # -- steps ----------------------------------------------------------------------
+
+    def epoch_begins(self, epoch: int) -> None:
+        """Note which epoch begins."""
+        if self._fit is not None:
+            self._fit.forget_start()
+        if self._fit is not None or epoch != self._epoch:
+            self._batch = 0
+        if not self._trained and self.resume_point is None and self._recovery is None:
+            self._saver.begin_at(epoch)
+        self._epoch = epoch
+        self._epoch_began_at = time.monotonic()
+        self._refresh_due = True
+
+    def own_step_begins(self, batch: int) -> None:
+        """Take a step boundary of a loop that is not fit's."""
+        if self._fit is not None:
+            return
+        self._step += batch - self._batch
+        self._batch = self._drawn = batch
+        self._before_step(None)
+        self._trained = self._in_batch = True
+
+    def _fit_step(self, run: Any, iterator: Any) -> Logs:
+        """Stand in for fit's train function."""
+        try:
+            return self._pass_or_train(run, iterator)
+        except END_OF_DATA:
+            raise
+        except BaseException:
+            # `fit` has no way to tell its callbacks that it ends by an exception.
+            self.release()
+            raise
+
+    def _pass_or_train(self, run: Any, iterator: Any) -> Logs:
+        """Pass what is done; then put everything back, save what is due, and train."""
+        if self._fit is None:
+            logs: Logs = run(iterator)
+            return logs
+        steps = self._fit.steps_per_execution
+        if iterator is not self._iterator:
+            if not self._fit.is_fitting():
+                # Ours has died, and another one has found our wrapper on the model.
+                self.release()
+                return self._pass_or_train(run, iterator)
+            self._iterator, self._drawn = iterator, 0
+            if self._recovery is not None:
+                state = self._recovery.state
+                self._fit.data.add_seen(state.data.drawn - state.position.batch)
+        if self._recovery is not None:
+            if self._batch < self._recovery.state.position.batch:
+                self._batch += steps
+                return self._recovery.last_logs()
+            self._resume_here(self._recovery, run, iterator)
+        self._before_step(iterator)
+        self._last_logs = run(iterator)
+        self._trained = True
+        known = self._fit.batches_per_epoch
+        # The last execution of an epoch may hold fewer steps than the others.
+        self._step += (
+            steps if known is None else max(1, min(steps, known - self._batch))
+        )
+        self._batch += steps
+        self._drawn += steps
+        return self._last_logs
+
+    def _resume_here(self, recovery: Recovery, run: Any, iterator: Any) -> None:
+        """Put everything back, just before the first step that is not done."""
+        assert self._fit is not None
+        rewinder = data_position.Rewinder(recovery.state.data, iterator)
+        drawn = 0
+        if not self._is_whole:
+            drawn = self._put_back_all_variables(recovery, run, iterator)
+            recovery.put_back_callbacks(self._siblings())
+        rewinder.restore(
+            recovery.tensors(),
+            already_drawn=drawn,
+            spare=self._fit.data.spare_iterator,
+            progress=self._replaying,
+        )
+        if not self._is_whole:
+            # Python's and NumPy's generators are where a replay by Python code left
+            # them, which reads ahead of training: another place is not the data's.
+            recovery.put_back_seeds(
+                but_python=rewinder.replays and self._fit.data.is_python
+            )
+        self._drawn = recovery.state.data.drawn
+        self._last_logs = recovery.last_logs()
+        self._resumed(recovery)
+
+    def _put_back_all_variables(
+        self, recovery: Recovery, run: Any, iterator: Any
+    ) -> int:
+        """Assign all variables, made if need be; return how many batches that drew."""
+        assert self._fit is not None
+        steps, drawn = self._fit.steps_per_execution, 0
+
+        def build() -> None:
+            # One step makes every variable that training has, in whatever way the
+            # model makes them. What else it changes is put back right afterwards.
+            nonlocal drawn
+            if recovery.can_rehearse(steps):
+                drawn = steps
+                run(iterator)
+            else:
+                model_building.build_all(self._model, iterator.element_spec)
+
+        # At the beginning of an epoch fit has reset the metrics, and a checkpoint made
+        # at the end of a run has those of its last epoch.
+        within = recovery.state.position.batch > 0
+        recovery.put_back_variables(
+            self._model, build=build, metrics=within, but=self._fit.data.variables()
+        )
+        if not within:
+            self._model.reset_metrics()
+        return drawn
+
+    def _resumed(self, recovery: Recovery, *, quietly: bool = False) -> None:
+        self._recovery = None
+        self.resume_point = point = recovery.point(in_fit=self._fit is not None)
+        recovery.forget_tensors()
+        self._store.note("resumed", **point.as_event())
+        if not quietly:
+            self._say(str(point))
+
+    def _before_step(self, iterator: Any) -> None:
+        """Save if something asks for it: here alone training is captured."""
+        self._saver.check()
+        position = Position(self._epoch, self._batch, self._step)
+        epoch_ended, score = self._epoch_ended, self._score
+        self._epoch_ended, self._score = False, None
+        if self._trained and not self._size_known:
+            self._size_known = True
+            self._capturer.refresh()
+            self._saver.expect(self._capturer.size)
+        reason = self._saver.due(
+            position,
+            at_epoch_end=epoch_ended,
+            epoch_seconds_left=self._epoch_seconds_left(),
+            score=score,
+        )
+        if reason is None:
+            return
+        self._warn_of_forgotten_state()
+        self._saver.save(lambda: self._take(position, iterator, score), reason)
+        if self._options.verbose > 1:
+            self._say(f"Checkpoint of step {position.step} ({reason})")
+
+    def _take(
+        self,
+        position: Position,
+        iterator: Any,
+        score: Score | None,
+        *,
+        stopped: bool = False,
+    ) -> Snapshot:
+        if self._refresh_due:
+            self._capturer.refresh()
+            self._refresh_due = False
+        return self._capturer.take(
+            Boundary(
+                position=position,
+                iterator=iterator,
+                drawn=self._drawn,
+                passed=self._passed(),
+                data=self._fit.data if self._fit is not None else None,
+                last_logs=dict(self._last_logs),
+                batches_per_epoch=self._loop.batches_per_epoch,
+                score=score,
+                stopped=stopped,
+                epochs=self._loop.epochs,
+            )
+        )
+
+    # -- ends -----------------------------------------------------------------------
+
+    def epoch_ends(self, epoch: int, logs: Logs) -> None:
+        """Note that an epoch is over and every other callback is done with it."""
+        if self._fit is None and self._in_batch:
+            # The batch that began last is done; nobody says so between batches.
+            self._step += 1
+            self._in_batch = False
+        known = self._loop.batches_per_epoch
+        if self._fit is not None and self._model.stop_training:
+            # Metrics and callbacks have seen the end of an epoch that has none: no
+            # checkpoint of it would be exact, and the last one is.
+            self._cut_short = known is not None and self._batch < known
+        self._epoch, self._batch = epoch + 1, 0
+        self._epoch_ended, self._score = True, self._score_of(logs)
+        self._epoch_seconds = time.monotonic() - self._epoch_began_at
+        self._saver.check()
+        stopped = bool(self._model.stop_training) and self._epoch < self._loop.epochs
+        if self._cut_short:
+            return
+        if stopped or self._epoch >= self._loop.epochs:
+            # Before train end averages weights or puts the best ones back.
+            self._last = self._take_last(stopped)
+
+    def _take_last(self, stopped: bool = False) -> Snapshot:
+        iterator = self._iterator
+        if self._fit is not None and iterator is not None:
+            upcoming = self._fit.data.next_epoch_iterator(iterator)
+            if upcoming is not iterator:
+                iterator, self._drawn = upcoming, 0
+        position = Position(self._epoch, self._batch, self._step)
+        return self._take(position, iterator, self._score, stopped=stopped)
+
+    def ends(self) -> None:
+        """Write the last checkpoint, after every other callback's train end."""
+        try:
+            if self._cut_short:
+                self._saver.wait()
+                self._say(
+                    f"Training was stopped within epoch {self._epoch}, at step "
+                    f"{self._step}: the run is not finished, and goes on from its "
+                    "newest checkpoint when the script is run again."
+                )
+            elif self._trained or self._last is not None:
+                last = self._last or self._take_last()
+                self._last = None
+                self._saver.finish(lambda: self._capturer.finish(last))
+            elif self.resume_point is not None:
+                self._say(
+                    f"Nothing left to train: the run in {self._options.path} is at the "
+                    f"end of epoch {self._epoch}, step {self._step}, and its weights "
+                    f"are restored from {self.resume_point.path.name}."
+                )
+            if self._saver.last is not None:
+                self._say(
+                    f"{self._saver.saved} checkpoints written to {self._options.path}, "
+                    f"the last one is {self._saver.last.record.name}."
+                )
+        finally:
+            self.release()
+
+    def release(self) -> None:
+        """Finish the write in flight; leave directory and model as they were found."""
+        self._detach()
+        self._saver.close()
+
+    def _detach(self) -> None:
+        self._fit = None
+        self._loop.unwrap_train_function()
+        self._loop.unmute_batches()
+        self._loop.forget_start()
+        self._loop.drop_tails([self._tail])
+
+    # -- small things -----------------------------------------------------------------
+
+    def _passed(self) -> Passed:
+        if self._fit is None:
+            return Passed()
+        data, validation = self._fit.data, self._fit.validation_data
+        made = self._validation_iterators
+        if validation is not None:
+            made = max(made, validation.iterators_made)
+        return Passed(data.iterators_made, data.epochs_ended, made)
+
+    def validation_begins(self) -> None:
+        """Count the iterators over validation data, which may reshuffle too."""
+        validation = None if self._fit is None else self._fit.validation_data
+        if validation is not None:
+            validation.count_iterators(self._validation_iterators)
+
+    def _siblings(self) -> list[Any]:
+        return [member for member in self._loop.callbacks if member is not self._owner]
+
+    def _meta_graph(self) -> bytes | None:
+        """Trace the inference graph, once; None while the model is not built."""
+        if not self._meta_asked and self._model.built:
+            self._meta_asked = True
+            spec = None if self._fit is None else self._fit.data.element_spec()
+            self._meta = tracing.meta_of(
+                self._model,
+                self._siblings(),
+                specs=spec and model_building.unknown_inputs(self._model, spec),
+            )
+        return self._meta
+
+    def _score_of(self, logs: Logs) -> Score | None:
+        monitor = self._options.monitor
+        if monitor is None:
+            return None
+        if np.ndim(logs.get(monitor, ())) == 0:
+            value = float(logs[monitor])
+            return Score(monitor, value, self._options.lower_is_better)
+        if not self._monitor_missed:
+            self._monitor_missed = True
+            warnings.warn(
+                f"monitor={monitor!r} is not a number in the logs of the epoch, which "
+                f"has: {', '.join(sorted(logs)) or 'none'}. No checkpoint counts as "
+                "best.",
+                PersistWarning,
+                stacklevel=2,
+            )
+        return None
+
+    def _warn_of_forgotten_state(self) -> None:
+        names = self._forgotten.found()
+        if names:
+            warnings.warn(
+                f"The state of these callbacks is not saved: {', '.join(names)}. Give "
+                "them get_state() and set_state(state), with values that JSON can "
+                "hold.",
+                PersistWarning,
+                stacklevel=2,
+            )
+
+    def _epoch_seconds_left(self) -> float | None:
+        known = self._loop.batches_per_epoch
+        elapsed = time.monotonic() - self._epoch_began_at
+        if known and self._batch:
+            return elapsed * (known - self._batch) / self._batch
+        if self._epoch_seconds is None:
+            return None
+        return max(0.0, self._epoch_seconds - elapsed)
+
+    def _replaying(self, done: int, total: int) -> None:
+        now = time.monotonic()
+        if now - self._said_at > 1.0:
+            self._said_at = now
+            self._say(f"Replaying the data: {done} of {total} batches")
+
+    def _say(self, message: str) -> None:
+        if self._options.verbose:
+            environment.say(message)
+
+
+class _AfterOthers(Tail):
+    """Calls a run back after every other callback has had its hook."""
+
+    def __init__(self, run: CheckpointedRun) -> None:
+        super().__init__(_RANK)
+        self._run = run
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        with self._releasing():
+            self._run.after_train_begin()
+
+    def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        with self._releasing():
+            self._run.own_step_begins(batch)
+
+    def on_test_begin(self, logs: Logs | None = None) -> None:
+        self._run.validation_begins()
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        with self._releasing():
+            self._run.epoch_ends(epoch, logs or {})
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self._run.ends()
+
+    @contextlib.contextmanager
+    def _releasing(self) -> Iterator[None]:
+        """Let go of directory and model when the loop ends by an error of ours."""
+        try:
+            yield
+        except BaseException:
+            self._run.release()
+            raise

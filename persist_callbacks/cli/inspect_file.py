@@ -1,0 +1,168 @@
+"""``persist-callbacks inspect``: what a checkpoint or a PB holds."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from persist_callbacks.cli import wording
+from persist_callbacks.cli.examples import examples
+from persist_callbacks.errors import CheckpointNotFound, PersistError
+from persist_callbacks.records import TensorInfo
+from persist_callbacks.storage import bundle, checkpoints, run_directory
+from persist_callbacks.storage.layout import MANIFEST
+from persist_callbacks.storage.store import Store
+
+
+@click.command(
+    "inspect",
+    epilog=examples(
+        "persist-callbacks inspect runs/digits",
+        "persist-callbacks inspect runs/digits/ckpt-000001200/model.ckpt",
+        "persist-callbacks inspect model.pb",
+    ),
+)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
+def command(path: Path, as_json: bool) -> None:
+    """Show the variables, parameters and graph operations in PATH.
+
+    PATH is a run directory (its newest sound checkpoint is shown), a checkpoint
+    folder, a TensorFlow checkpoint prefix, or a frozen PB.
+    """
+    is_pb = path.suffix == ".pb"
+    described = _describe_pb(path) if is_pb else _describe_checkpoint(_prefix_of(path))
+    if as_json:
+        wording.print_json(described)
+    else:
+        _print(described)
+
+
+def _prefix_of(path: Path) -> str:
+    if path.is_dir():
+        if (path / MANIFEST).is_file():
+            return checkpoints.read(run_directory.absolute(path)).prefix
+        if run_directory.is_ours(path):
+            return Store.open_for_reading(path).find("latest").prefix
+        foreign = bundle.latest_prefix(path)
+        if foreign is not None:
+            return foreign
+    elif path.with_name(f"{path.name}.index").is_file():
+        return os.fspath(path)
+    raise CheckpointNotFound(
+        path,
+        expected="a run directory, a checkpoint folder, a prefix or a .pb file",
+        found="a folder without a checkpoint"
+        if path.is_dir()
+        else "another file"
+        if path.exists()
+        else "nothing",
+        advice="`persist-callbacks list RUN` shows the checkpoints of a run.",
+    )
+
+
+def _describe_checkpoint(prefix: str) -> dict[str, Any]:
+    variables = bundle.variables(prefix)
+    described: dict[str, Any] = {
+        "path": prefix,
+        "variables": [_tensor(info) for info in variables],
+        "parameters": sum(_count(info) for info in variables),
+        "bytes": sum(_bytes(info) or 0 for info in variables),
+    }
+    meta = Path(f"{prefix}.meta")
+    if not meta.is_file():
+        return described | {"graph": None, "note": "There is no .meta with a graph."}
+    from persist_callbacks.graph.frozen import count_ops
+    from persist_callbacks.graph.meta import from_meta
+
+    try:
+        graph = from_meta(meta.read_bytes(), meta)
+    except PersistError as error:
+        # A stranger's graph may hold more than inference; its variables still show.
+        return described | {"graph": None, "note": str(error)}
+    ops = count_ops(graph.graph_def)
+    return described | {"graph": _graph(graph.inputs, graph.outputs, ops)}
+
+
+def _describe_pb(path: Path) -> dict[str, Any]:
+    from persist_callbacks.graph.frozen import load_frozen_graph
+
+    graph = load_frozen_graph(path)
+    return {
+        "path": str(path),
+        "bytes": path.stat().st_size,
+        "graph": _graph(graph.inputs, graph.outputs, graph.ops),
+    }
+
+
+def _graph(
+    inputs: Sequence[TensorInfo], outputs: Sequence[TensorInfo], ops: Mapping[str, int]
+) -> dict[str, Any]:
+    return {
+        "inputs": [_tensor(info) for info in inputs],
+        "outputs": [_tensor(info) for info in outputs],
+        "ops": dict(ops),
+        "op_count": sum(ops.values()),
+    }
+
+
+def _tensor(info: TensorInfo) -> dict[str, Any]:
+    sizes = None if info.shape is None else list(info.shape)
+    return {"name": info.name, "shape": sizes, "dtype": info.dtype}
+
+
+def _count(info: TensorInfo) -> int:
+    """Numbers in a tensor; text and iterator state are no parameters."""
+    if _bytes(info) is None:
+        return 0
+    count = 1
+    for size in info.shape or ():
+        count *= size or 0
+    return count
+
+
+def _bytes(info: TensorInfo) -> int | None:
+    import tensorflow as tf
+
+    if info.dtype in ("string", "variant", "resource"):
+        return None
+    each = int(tf.as_dtype(info.dtype).size)
+    for size in info.shape or ():
+        each *= size or 0
+    return each
+
+
+def _print(described: Mapping[str, Any]) -> None:
+    console = wording.console()
+    console.print(described["path"])
+    if "variables" in described:
+        _print_tensors("Variable", described["variables"])
+        console.print(
+            f"{len(described['variables'])} variables, "
+            f"{described['parameters']:,} numbers, "
+            f"{wording.size(described['bytes'])}"
+        )
+    else:
+        console.print(wording.size(described["bytes"]))
+    graph = described["graph"]
+    if graph is None:
+        console.print(described["note"])
+        return
+    _print_tensors("Input", graph["inputs"])
+    _print_tensors("Output", graph["outputs"])
+    table = wording.table("Operation", "Count", right=("Count",))
+    for name, count in graph["ops"].items():
+        table.add_row(name, str(count))
+    console.print(table)
+    console.print(f"{graph['op_count']} operations of {len(graph['ops'])} types")
+
+
+def _print_tensors(title: str, tensors: Sequence[Mapping[str, Any]]) -> None:
+    table = wording.table(title, "Shape", "Dtype")
+    for each in tensors:
+        table.add_row(each["name"], wording.shape(each["shape"]), each["dtype"])
+    wording.console().print(table)

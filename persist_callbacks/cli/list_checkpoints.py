@@ -1,0 +1,128 @@
+"""``persist-callbacks list``: the checkpoints of a run. Loads no TensorFlow."""
+
+from __future__ import annotations
+
+import time
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import click
+
+from persist_callbacks.cli import wording
+from persist_callbacks.cli.examples import examples
+from persist_callbacks.errors import PersistError
+from persist_callbacks.records import CheckpointRecord
+from persist_callbacks.storage import manifest, retention
+from persist_callbacks.storage.store import Store
+
+
+@click.command(
+    "list",
+    epilog=examples(
+        "persist-callbacks list runs/digits",
+    ),
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
+def command(run: Path, as_json: bool) -> None:
+    """List the checkpoints of the run directory RUN, oldest first.
+
+    Files are compared with the manifest by size; their content is not read.
+    """
+    store = Store.open_for_reading(run)
+    records, damaged = _sort(store)
+    best = retention.best(records)
+    rows = [
+        _row(record, latest=record is records[-1], best=record is best)
+        for record in records
+    ]
+    aside = sorted(path.name for path in store.directory.glob("damaged-ckpt-*"))
+    if as_json:
+        wording.print_json(
+            {
+                "directory": str(store.directory),
+                "run_id": store.run_id,
+                "checkpoints": rows,
+                "damaged": [
+                    {"name": path.name, "reason": str(error)} for path, error in damaged
+                ],
+                "set_aside": aside,
+            }
+        )
+        return
+    _print(rows, damaged, aside)
+
+
+def _sort(
+    store: Store,
+) -> tuple[list[CheckpointRecord], list[tuple[Path, PersistError]]]:
+    """Tell checkpoints that look whole from those that do not."""
+    records, damaged = [], store.damaged()
+    for found in store.checkpoints():
+        try:
+            manifest.validate(found.path, checksums=False)
+            records.append(found.record)
+        except PersistError as error:
+            # The run may be going on, and this one pruned an instant ago.
+            if found.path.exists():
+                damaged.append((found.path, error))
+    return records, sorted(damaged, key=lambda pair: pair[0].name)
+
+
+def _row(record: CheckpointRecord, *, latest: bool, best: bool) -> dict[str, Any]:
+    score = record.score
+    saved_at = datetime.fromtimestamp(record.saved_at, timezone.utc)
+    return {
+        "name": record.name,
+        "step": record.position.step,
+        "epoch": record.position.epoch,
+        "batch": record.position.batch,
+        "saved_at": saved_at.isoformat(timespec="milliseconds"),
+        "size": record.size,
+        "score": None
+        if score is None
+        else {
+            "monitor": score.monitor,
+            "value": wording.number(score.value),
+            "lower_is_better": score.lower_is_better,
+        },
+        "latest": latest,
+        "best": best,
+        "finished": record.finished,
+    }
+
+
+def _print(
+    rows: list[dict[str, Any]],
+    damaged: list[tuple[Path, PersistError]],
+    aside: list[str],
+) -> None:
+    console = wording.console()
+    now = time.time()
+    table = wording.table(
+        *("Checkpoint", "Step", "Epoch", "Batch", "Saved", "Size", "Score", ""),
+        right=("Step", "Epoch", "Batch", "Size"),
+    )
+    for row in rows:
+        score = row["score"]
+        saved_at = datetime.fromisoformat(row["saved_at"]).timestamp()
+        marks = [mark for mark in ("latest", "best", "finished") if row[mark]]
+        table.add_row(
+            row["name"],
+            *(str(row[name]) for name in ("step", "epoch", "batch")),
+            wording.moment(saved_at, now=now),
+            wording.size(row["size"]),
+            "" if score is None else f"{score['monitor']} {float(score['value']):.6g}",
+            ", ".join(marks),
+        )
+    for path, _ in damaged:
+        table.add_row(path.name, *[""] * 6, wording.red("damaged"))
+    if rows or damaged:
+        console.print(table)
+    else:
+        console.print("No checkpoints yet.")
+    for _, error in damaged:
+        console.print(wording.red(str(error)))
+    if aside:
+        console.print(f"Set aside as damaged: {', '.join(aside)}")

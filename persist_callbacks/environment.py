@@ -1,0 +1,46 @@
+"""What surrounds the library: Keras' backend, installed versions, the terminal."""
+
+from __future__ import annotations
+
+import platform
+
+from rich.console import Console
+
+import persist_callbacks
+from persist_callbacks.errors import BackendError
+
+
+def require_tensorflow_backend() -> None:
+    """Refuse to work with Keras on another backend than TensorFlow.
+
+    Raises:
+        BackendError: Keras runs on another backend.
+    """
+    import keras
+
+    backend = keras.config.backend()
+    if backend != "tensorflow":
+        raise BackendError(
+            "keras.config.backend()",
+            expected="'tensorflow'",
+            found=repr(backend),
+            advice="Set KERAS_BACKEND=tensorflow before Keras is first imported.",
+        )
+
+
+def versions() -> dict[str, str]:
+    """List the versions of what a run's numbers depend on."""
+    import keras
+    import tensorflow as tf
+
+    return {
+        "persist_callbacks": persist_callbacks.__version__,
+        "python": platform.python_version(),
+        "tensorflow": str(tf.__version__),
+        "keras": str(keras.__version__),
+    }
+
+
+def say(message: str) -> None:
+    """Print a line for the user, on whatever standard output is now."""
+    Console(highlight=False, soft_wrap=True).print(message, markup=False)

@@ -1,0 +1,246 @@
+"""From graph and values to a PB on disk: the one way that every export goes."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from persist_callbacks.errors import (
+    DirectoryNotWritable,
+    PersistWarning,
+    TensorNotFound,
+    UnsupportedGraph,
+    VerificationFailed,
+)
+from persist_callbacks.graph import frozen as frozen_graphs
+from persist_callbacks.graph.canonical import canonical, serialize
+from persist_callbacks.graph.compare import Comparison, generate
+from persist_callbacks.graph.freeze import freeze, resolve_outputs
+from persist_callbacks.graph.frozen import FrozenGraph, from_graph_def
+from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.signature import (
+    ComparedOutput,
+    ComparisonRecord,
+    Signature,
+    SignatureTensor,
+    checksum,
+    signature_path,
+)
+from persist_callbacks.graph.simplify import simplify
+from persist_callbacks.records import TensorInfo
+from persist_callbacks.storage import durable
+from persist_callbacks.storage.run_directory import absolute
+
+# Sizes tried for a dimension that is open besides the batch: some models need room
+# for their strides, others take only short sequences.
+_OPEN_SIZES = (8, 32, 224)
+_PROTOBUF_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class BuiltGraph:
+    """A frozen graph that runs, and is on no disk yet.
+
+    Args:
+        frozen: the graph, loaded from the very bytes.
+        data: the PB's bytes.
+        original_names: graph name to the user's name, where a graph cannot hold it.
+    """
+
+    frozen: FrozenGraph
+    data: bytes
+    original_names: Mapping[str, str]
+
+
+def build(
+    graph: InferenceGraph,
+    values: Mapping[str, np.ndarray[Any, Any]],
+    *,
+    outputs: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
+) -> BuiltGraph:
+    """Freeze and simplify a graph, load the result in a clean graph and run it once.
+
+    Args:
+        graph: the inference graph.
+        values: an array for each variable, by checkpoint key.
+        outputs: nodes that are wanted; None for the graph's own outputs.
+        inputs: the inputs to keep, in this order; None for the graph's own, or with
+            ``outputs`` given for those that they need.
+
+    Raises:
+        TensorNotFound: an output or input is not in the graph, or one is missing.
+        UnsupportedGraph: something cannot be a constant, or the PB is too big.
+        CheckpointDamaged: a variable has no value.
+        ArchitectureMismatch: a value has another shape or dtype than its variable.
+        VerificationFailed: the frozen graph does not run.
+    """
+    wanted = resolve_outputs(graph, outputs)
+    frozen = freeze(graph, values, outputs=wanted)
+    kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
+    names = [info.name for info in kept]
+    simple = simplify(frozen, inputs=names, outputs=wanted)
+    if simple.ByteSize() > _PROTOBUF_LIMIT:
+        raise UnsupportedGraph(
+            "graph",
+            expected="a PB of less than 2 GiB, protobuf's limit",
+            found=f"{simple.ByteSize()} bytes",
+            advice="Export in float16 or bfloat16, or serve the checkpoint itself.",
+        )
+    data = serialize(simple)
+    clean = tf.compat.v1.GraphDef.FromString(data)
+    known = {info.name: info for info in graph.outputs}
+    described = frozen_graphs.describe(clean, [n for n in wanted if n not in known])
+    known.update({info.name: info for info in described})
+    loaded = from_graph_def(clean, kept, [known[name] for name in wanted])
+    _rehearse(loaded)
+    return BuiltGraph(loaded, data, graph.original_names)
+
+
+def made_up(frozen: FrozenGraph) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """Make up arrays for a graph, in several sizes where its dimensions are open."""
+    is_open = any(
+        info.shape is None or None in info.shape[1:] for info in frozen.inputs
+    )
+    for size in _OPEN_SIZES if is_open else _OPEN_SIZES[:1]:
+        yield generate(frozen.inputs, open_size=size)
+
+
+def write(
+    built: BuiltGraph,
+    path: str | os.PathLike[str],
+    *,
+    comparison: Comparison | None = None,
+) -> FrozenGraph:
+    """Write a built graph and its signature, each whole or not at all.
+
+    PB and signature are durable on return. At no instant does a signature lie beside
+    a PB that it is not about.
+
+    Args:
+        built: from `build`.
+        path: the PB.
+        comparison: with the live model, for the signature.
+
+    Returns:
+        The graph, loaded anew from the file.
+
+    Raises:
+        DirectoryNotWritable: the folder cannot be made or written.
+    """
+    pb_path = absolute(path)
+    frozen = built.frozen
+    signature = Signature(
+        inputs=tuple(_described(built, info) for info in frozen.inputs),
+        outputs=tuple(_described(built, info) for info in frozen.outputs),
+        op_count=frozen.op_count,
+        size=len(built.data),
+        checksum=checksum(built.data),
+        tensorflow=tf.__version__,
+        comparison=None if comparison is None else _record(comparison),
+    )
+    beside = signature_path(pb_path)
+    try:
+        durable.make_folder(pb_path.parent)
+        if beside.exists():
+            durable.remove_file(beside)
+        durable.replace_file(pb_path, built.data)
+        durable.replace_file(beside, signature.to_json())
+    except OSError as error:
+        raise DirectoryNotWritable(
+            pb_path,
+            expected="a path that a file can be written to",
+            found=error.strerror or str(error),
+            advice="Choose another path, or make its folder writable.",
+        ) from error
+    return frozen_graphs.load_frozen_graph(pb_path)
+
+
+def _inputs(
+    graph: InferenceGraph,
+    frozen: Any,
+    outputs: Sequence[str],
+    wanted: Sequence[str] | None,
+    *,
+    narrowed: bool,
+) -> tuple[TensorInfo, ...]:
+    """Return the inputs that the frozen graph shall have."""
+    by_name = {info.name: info for info in graph.inputs}
+    needed_nodes = canonical(frozen, inputs=[], outputs=outputs).node
+    needed = [node.name for node in needed_nodes if node.name in by_name]
+    listed = ", ".join(by_name) or "none"
+    if wanted is None:
+        if not narrowed:
+            return graph.inputs
+        return tuple(info for info in graph.inputs if info.name in needed)
+    by_user = {original: name for name, original in graph.original_names.items()}
+    names = [name.removesuffix(":0") for name in wanted]
+    names = [name if name in by_name else by_user.get(name, name) for name in names]
+    for name in names:
+        if name not in by_name:
+            raise TensorNotFound(
+                name,
+                expected=f"an input of the graph: {listed}",
+                found="no input of that name",
+                advice="Name one of these.",
+            )
+    left_out = [name for name in needed if name not in names]
+    if left_out:
+        raise TensorNotFound(
+            left_out[0],
+            expected=f"every input that the outputs need: {', '.join(needed)}",
+            found=f"inputs without it: {', '.join(names) or 'none'}",
+            advice="Name it too, or ask for outputs that do not need it.",
+        )
+    return tuple(by_name[name] for name in names)
+
+
+def _rehearse(frozen: FrozenGraph) -> None:
+    """Run a graph once on made-up arrays."""
+    failure: tf.errors.OpError | None = None
+    for arrays in made_up(frozen):
+        try:
+            frozen(arrays)
+        except tf.errors.OpError as error:
+            failure = failure or error
+        else:
+            return
+    assert failure is not None
+    reason = str(failure.message).split("\n")[0]
+    sizes = [info.shape for info in frozen.inputs]
+    if any(shape is None or None in shape[1:] for shape in sizes):
+        warnings.warn(
+            "The frozen graph could not be tried out on made-up input, whose open "
+            f"dimensions it does not take: {reason}. Try it on input of your own.",
+            PersistWarning,
+            stacklevel=4,
+        )
+        return
+    raise VerificationFailed(
+        "frozen graph",
+        expected="a graph that runs on input of its shapes",
+        found=reason,
+        advice="Please report this with the model's layers.",
+    ) from failure
+
+
+def _described(built: BuiltGraph, info: TensorInfo) -> SignatureTensor:
+    original = built.original_names.get(info.name)
+    return SignatureTensor(info.name, info.shape, info.dtype, original)
+
+
+def _record(comparison: Comparison) -> ComparisonRecord:
+    return ComparisonRecord(
+        atol=comparison.atol,
+        rtol=comparison.rtol,
+        outputs=tuple(
+            ComparedOutput(output.name, output.absolute, output.relative)
+            for output in comparison.outputs
+        ),
+    )

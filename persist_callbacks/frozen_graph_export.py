@@ -1,0 +1,367 @@
+"""FrozenGraphExport: one verified PB when training ends."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from persist_callbacks import environment, exporting, tracing
+from persist_callbacks.errors import (
+    ArgumentError,
+    CheckpointNotFound,
+    DirectoryNotWritable,
+    InputMismatch,
+    PersistWarning,
+    VerificationFailed,
+)
+from persist_callbacks.graph import feeding
+from persist_callbacks.graph.compare import Comparison, compare
+from persist_callbacks.graph.frozen import FrozenGraph
+from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.trace import run_live
+from persist_callbacks.records import GraphNames
+from persist_callbacks.recovery import Recovery
+from persist_callbacks.storage.run_directory import absolute
+from persist_callbacks.storage.store import Store
+from persist_callbacks.training import model_building, variables
+from persist_callbacks.training.fit_loop import FitLoop, Logs, Tail
+
+# After the checkpoint's tail: "best" is read from what that has committed.
+_RANK = 10
+
+
+class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
+    """Write the model as one frozen ``.pb`` when training ends.
+
+    The PB holds the forward pass alone, with constants for variables, its inputs and
+    outputs named as the user named them. It is frozen and run once when training
+    begins, so that a model that cannot be exported says so before the first step; and
+    at the end it is loaded in a clean graph and compared with the live model before it
+    takes the place of an older one. A signature is written beside it:
+    ``model.signature.json`` for ``model.pb``.
+
+    Args:
+        path: the PB to write; its folder is made if it is not there.
+        outputs: names for the model's outputs, in order or as a dict from the names
+            that they have; None for the output layers' names.
+        inputs: likewise for the inputs; None for the Keras inputs' names.
+        which: ``last`` writes the model as it is when training ends, ``best`` the best
+            checkpoint of the `PeriodicCheckpoint` beside it (one with ``monitor``).
+        sample: a batch of inputs to compare on, as the model takes it: an array, a
+            list, or a dict by input name; None for made-up numbers.
+        verify: whether to compare with the live model.
+        atol: absolute tolerance of the comparison.
+        rtol: tolerance relative to the live model's value.
+
+    Raises:
+        ArgumentError: an argument has a value that it cannot have.
+        BackendError: Keras does not run on TensorFlow.
+        DirectoryNotWritable: the path cannot be written.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        outputs: Sequence[str] | Mapping[str, str] | None = None,
+        inputs: Sequence[str] | Mapping[str, str] | None = None,
+        which: Literal["last", "best"] = "last",
+        sample: Any = None,
+        verify: bool = True,
+        atol: float = 1e-5,
+        rtol: float = 1e-4,
+    ) -> None:
+        super().__init__()
+        environment.require_tensorflow_backend()
+        if which not in ("last", "best"):
+            raise ArgumentError(
+                "which",
+                expected="'last' or 'best'",
+                found=repr(which),
+                advice="Leave it out to export the model as training leaves it.",
+            )
+        for name, tolerance in (("atol", atol), ("rtol", rtol)):
+            if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
+                raise ArgumentError(
+                    name,
+                    expected="a number of 0 or more",
+                    found=repr(tolerance),
+                    advice="Leave it out for the default.",
+                )
+        self._path = absolute(path)
+        self._names = GraphNames(
+            inputs=_names("inputs", inputs), outputs=_names("outputs", outputs)
+        )
+        self._which = which
+        self._sample = sample
+        self._verify = verify
+        self._atol, self._rtol = atol, rtol
+        self._graph: InferenceGraph | None = None
+        # The inputs' structure, of a model that does not know it by itself.
+        self._specs: Any = None
+        self._frozen: FrozenGraph | None = None
+        self._loop: FitLoop | None = None
+        self._tail = _AfterOthers(self)
+
+    @property
+    def inference_graph(self) -> InferenceGraph | None:
+        """The traced forward pass; None before training has begun."""
+        return self._graph
+
+    @property
+    def frozen_graph(self) -> FrozenGraph | None:
+        """The PB as it was loaded from its file; None before training has ended."""
+        return self._frozen
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Trace and rehearse the export, before the first step."""
+        _check_writable(self._path)
+        self._graph = self._frozen = None
+        self._loop = FitLoop.around(self)
+        data = None
+        if self._loop is not None:
+            self._loop.run_last(self._tail)
+            if self._which == "best":
+                self._checkpoints()
+            data = self._loop.data if self._loop.drives_model else None
+        if self.model.built and self.model.variables:
+            self._rehearse(None if data is None else data.element_spec())
+        elif self._loop is not None and data is not None:
+            # A model without Input tells with its first batch what it takes.
+            self._loop.wrap_train_function(self._first_step)
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        """Export, where there is no list of callbacks to do it after all others."""
+        if self._loop is None:
+            self.export()
+
+    def export(self) -> FrozenGraph:
+        """Freeze the model as it is now, verify it, and write PB and signature.
+
+        Called at train end; may be called at any other time, on the train thread.
+
+        Returns:
+            The graph as it is loaded from the file.
+
+        Raises:
+            VerificationFailed: it differs from the live model beyond tolerance; an
+                older PB is left in place.
+            CheckpointNotFound: the best checkpoint is wanted and there is none.
+        """
+        if self._graph is None:
+            self._rehearse(None)
+        assert self._graph is not None
+        live = variables.collect(self.model)
+        before = None
+        if self._which == "best":
+            before = variables.capture(live)
+            self._put_best_into_model()
+        try:
+            export = exporting.build(self._graph, self._values(live))
+            comparison = self._compare(export) if self._verify else None
+        finally:
+            if before is not None:
+                variables.restore([(item.info.key, item) for item in live], before)
+        self._frozen = exporting.write(export, self._path, comparison=comparison)
+        self._announce(self._frozen, comparison)
+        return self._frozen
+
+    def _rehearse(self, element_spec: Any) -> None:
+        """Trace the model, freeze it with its present weights, run it and compare."""
+        if element_spec is not None:
+            self._specs = model_building.unknown_inputs(self.model, element_spec)
+        elif not getattr(self.model, "inputs", None):
+            self._specs = self._sample
+        self._graph = tracing.trace_live(self.model, self._names, specs=self._specs)
+        export = exporting.build(
+            self._graph, self._values(variables.collect(self.model))
+        )
+        if self._verify:
+            self._compare(export)
+
+    def _first_step(self, run: Any, iterator: Any) -> Logs:
+        assert self._loop is not None
+        self._loop.unwrap_train_function()
+        spec = getattr(iterator, "element_spec", None)
+        if spec is not None:
+            model_building.build_model(self.model, spec)
+            self._rehearse(spec)
+        logs: Logs = run(iterator)
+        return logs
+
+    def _values(self, live: Sequence[variables.LiveVariable]) -> dict[str, Any]:
+        assert self._graph is not None
+        wanted = {info.name for info in self._graph.variables}
+        return {
+            item.info.key: item.variable.numpy()
+            for item in live
+            if item.info.key in wanted
+        }
+
+    def _compare(self, export: exporting.BuiltGraph) -> Comparison | None:
+        """Compare with the live model; None if no input is known that both take."""
+        assert self._graph is not None
+        results = self._results(export)
+        if results is None:
+            warnings.warn(
+                f"{self._path} is not compared with the live model: no made-up input "
+                "suits both. Give FrozenGraphExport a sample.",
+                PersistWarning,
+                stacklevel=2,
+            )
+            return None
+        live, found = results
+        comparison = compare(live, found, atol=self._atol, rtol=self._rtol)
+        if not comparison.agrees:
+            raise VerificationFailed(
+                self._path,
+                expected="outputs like the live model's",
+                found=str(comparison),
+                advice=(
+                    "Nothing was written. If the difference is small and meant (as "
+                    "with float16), give larger atol or rtol; else a layer acts "
+                    "differently in a graph."
+                ),
+            )
+        return comparison
+
+    def _results(
+        self, export: exporting.BuiltGraph
+    ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]] | None:
+        """Run the live model and the graph on the sample, else on made-up arrays."""
+        assert self._graph is not None
+        given = self._sample is not None
+        failure = None
+        for sample in (
+            [self._given_sample()] if given else exporting.made_up(export.frozen)
+        ):
+            try:
+                found = export.frozen(sample)
+                live = run_live(self.model, self._graph, sample, specs=self._specs)
+            except (tf.errors.OpError, ValueError) as error:
+                # Keras' layers check for themselves what a graph may let pass.
+                failure = error
+                continue
+            if not isinstance(found, dict):
+                found = {export.frozen.outputs[0].name: found}
+            return live, found
+        if given:
+            raise InputMismatch(
+                "sample",
+                expected="a batch that the model takes",
+                found=str(failure).strip().split("\n")[0],
+                advice="Give one like those that the model is trained on.",
+            ) from failure
+        return None
+
+    def _given_sample(self) -> dict[str, np.ndarray[Any, Any]]:
+        assert self._graph is not None
+        inputs, sample = self._graph.inputs, self._sample
+        if isinstance(sample, Mapping):
+            originals = {
+                original: name for name, original in self._graph.original_names.items()
+            }
+            if isinstance(self._names.inputs, Mapping):
+                # The sample is what the model takes, and may bear the model's names.
+                for before, name in self._names.inputs.items():
+                    originals.setdefault(before, originals.get(name, name))
+            return feeding.feed(inputs, (), dict(sample), originals)
+        several = isinstance(sample, (list, tuple)) and len(inputs) > 1
+        return feeding.feed(inputs, tuple(sample) if several else (sample,), {}, {})
+
+    def _checkpoints(self) -> Path:
+        """Find the run directory of the `PeriodicCheckpoint` beside this callback."""
+        siblings = [] if self._loop is None else self._loop.callbacks
+        for sibling in siblings:
+            directory = getattr(sibling, "run_directory", None)
+            if isinstance(directory, Path) and getattr(sibling, "monitor", None):
+                return directory
+        raise ArgumentError(
+            "which",
+            expected="a PeriodicCheckpoint with monitor=... in the same fit, "
+            "for which='best'",
+            found="none among the callbacks",
+            advice="Add one, or export which='last'.",
+        )
+
+    def _put_best_into_model(self) -> None:
+        directory = self._checkpoints()
+        store = Store.open_for_reading(directory)
+        try:
+            committed = store.find("best")
+        except CheckpointNotFound as error:
+            raise CheckpointNotFound(
+                directory,
+                expected="a best checkpoint, since which='best'",
+                found="none with a monitored value",
+                advice="Give PeriodicCheckpoint a monitor that is in the epoch's logs.",
+            ) from error
+        Recovery(store, committed).put_back_model(self.model)
+
+    def _announce(self, frozen: FrozenGraph, comparison: Comparison | None) -> None:
+        inputs = ", ".join(str(info) for info in frozen.inputs)
+        outputs = ", ".join(str(info) for info in frozen.outputs)
+        checked = (
+            "not compared with the live model"
+            if comparison is None
+            else f"largest difference from the live model {comparison.absolute:.3g}"
+        )
+        environment.say(
+            f"Frozen graph written to {self._path}: {frozen.op_count} ops, "
+            f"{inputs} -> {outputs}, {checked}."
+        )
+
+
+class _AfterOthers(Tail):
+    """Exports after every other callback has had its train end."""
+
+    def __init__(self, owner: FrozenGraphExport) -> None:
+        super().__init__(_RANK)
+        self._owner = owner
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self._owner.export()
+
+
+def _check_writable(path: Path) -> None:
+    """Refuse a path that no PB could be written to, before hours of training."""
+    found = None
+    if path.is_dir():
+        found = "a folder"
+    else:
+        folder = next(parent for parent in path.parents if parent.exists())
+        if not folder.is_dir():
+            found = f"{folder} is a file"
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            found = f"no permission to write to {folder}"
+    if found is not None:
+        raise DirectoryNotWritable(
+            path,
+            expected="the path of a PB that can be written",
+            found=found,
+            advice="Give a file's path, such as runs/digits/model.pb, in a folder "
+            "of yours.",
+        )
+
+
+def _names(argument: str, value: Any) -> tuple[str, ...] | Mapping[str, str] | None:
+    if value is None or isinstance(value, Mapping):
+        return value
+    if isinstance(value, str):
+        return (value,)
+    names = tuple(value)
+    if not all(isinstance(name, str) and name for name in names):
+        raise ArgumentError(
+            argument,
+            expected="names, each a string that is not empty",
+            found=repr(value),
+            advice="Leave it out for the layers' own names.",
+        )
+    return names

@@ -1,0 +1,322 @@
+"""A frozen PB: load it, describe it, run it. No model code, no Keras."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from persist_callbacks.errors import ArgumentError, InputMismatch, NotAFrozenGraph
+from persist_callbacks.graph import feeding
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.names import without_port
+from persist_callbacks.graph.pb import ADVICE, read, refuse_state
+from persist_callbacks.graph.signature import (
+    Signature,
+    checksum,
+    from_json,
+    signature_path,
+)
+from persist_callbacks.records import TensorInfo
+
+_Array = np.ndarray[Any, Any]
+
+
+class FrozenGraph:
+    """A forward pass with its weights inside, callable on arrays.
+
+    Made by `load_frozen_graph` or `from_graph_def`. Calls may come from any thread.
+    """
+
+    def __init__(
+        self,
+        graph_def: Any,
+        function: Any,
+        inputs: tuple[TensorInfo, ...],
+        outputs: tuple[TensorInfo, ...],
+        *,
+        path: Path | None,
+        signature: Signature | None,
+    ) -> None:
+        self._function = function
+        self._inputs = inputs
+        self._outputs = outputs
+        self._path = path
+        self._signature = signature
+        self._ops = count_ops(graph_def)
+
+    @property
+    def inputs(self) -> tuple[TensorInfo, ...]:
+        """What it takes, in order."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> tuple[TensorInfo, ...]:
+        """What it gives, in order."""
+        return self._outputs
+
+    @property
+    def ops(self) -> Mapping[str, int]:
+        """How many nodes of each op type it has, the most frequent first."""
+        return self._ops
+
+    @property
+    def op_count(self) -> int:
+        """How many nodes it has, those in loop bodies included."""
+        return sum(self._ops.values())
+
+    @property
+    def path(self) -> Path | None:
+        """The PB it was loaded from; None if it was made in memory."""
+        return self._path
+
+    @property
+    def signature(self) -> Signature | None:
+        """What the file beside the PB says; None if there is none."""
+        return self._signature
+
+    def __call__(self, *arrays: Any, **named: Any) -> _Array | dict[str, _Array]:
+        """Run the graph once.
+
+        Args:
+            *arrays: one array for each input, in order; or one dict by input name.
+            **named: arrays by input name.
+
+        Returns:
+            The output's array, or a dict of arrays by output name if there are several.
+
+        Raises:
+            InputMismatch: a name, shape or dtype is not what the graph takes.
+        """
+        return self._pack(self._run(self._feed(arrays, named)))
+
+    def predict(
+        self, x: Any, batch_size: int | None = None
+    ) -> _Array | dict[str, _Array]:
+        """Run the graph on arrays, in batches if a size is given.
+
+        Args:
+            x: an array; a list or tuple of arrays, one an input; or a dict by name.
+            batch_size: rows a run; None for all at once.
+
+        Returns:
+            As calling it does; batches joined along the first dimension.
+
+        Raises:
+            InputMismatch: a name, shape or dtype is not what the graph takes.
+            ArgumentError: ``batch_size`` is not positive.
+        """
+        several = isinstance(x, list | tuple) and len(self._inputs) > 1
+        feed = self._feed(tuple(x) if several else (x,), {})
+        if batch_size is None:
+            return self._pack(self._run(feed))
+        if batch_size < 1:
+            raise ArgumentError(
+                "batch_size",
+                expected="a positive number of rows",
+                found=str(batch_size),
+                advice="Leave it out to run all rows at once.",
+            )
+        rows = feeding.rows(feed)
+        runs = [
+            self._run({key: a[start : start + batch_size] for key, a in feed.items()})
+            for start in range(0, max(rows, 1), batch_size)
+        ]
+        joined = {}
+        for info in self._outputs:
+            parts = [run[info.name] for run in runs]
+            if len(parts) > 1 and any(part.ndim == 0 for part in parts):
+                raise InputMismatch(
+                    info.name,
+                    expected="an output with one row for each row of input",
+                    found="a single number",
+                    advice="Run it without batch_size.",
+                )
+            joined[info.name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        return self._pack(joined)
+
+    def _feed(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
+        if len(arrays) == 1 and isinstance(arrays[0], Mapping):
+            named, arrays = {**arrays[0], **named}, ()
+        originals = {}
+        if self._signature is not None:
+            originals = {
+                tensor.original: tensor.name
+                for tensor in self._signature.inputs
+                if tensor.original is not None
+            }
+        return feeding.feed(self._inputs, arrays, named, originals)
+
+    def _run(self, feed: Mapping[str, _Array]) -> dict[str, _Array]:
+        results = self._function(*(feed[info.name] for info in self._inputs))
+        return {
+            info.name: _as_array(result, info)
+            for info, result in zip(self._outputs, results, strict=True)
+        }
+
+    def _pack(self, results: dict[str, _Array]) -> _Array | dict[str, _Array]:
+        if len(self._outputs) == 1:
+            return results[self._outputs[0].name]
+        return results
+
+    def __repr__(self) -> str:
+        taken = ", ".join(map(str, self._inputs))
+        given = ", ".join(map(str, self._outputs))
+        place = "in memory" if self._path is None else str(self._path)
+        return f"FrozenGraph({place}: {taken} -> {given}; {self.op_count} ops)"
+
+
+def load_frozen_graph(path: str | Path) -> FrozenGraph:
+    """Load a PB into a graph of its own.
+
+    Args:
+        path: the PB. Its signature is read if it lies beside it; else every
+            Placeholder is an input, and every node that nothing reads an output.
+
+    Raises:
+        NotAFrozenGraph: there is no file, or it is not a frozen graph, or not the one
+            that its signature is about.
+    """
+    pb_path = Path(path)
+    graph_def, data = read(pb_path)
+    beside = signature_path(pb_path)
+    if not beside.is_file():
+        return from_graph_def(graph_def, None, None, path=pb_path)
+    signature = from_json(beside.read_bytes(), beside)
+    if signature.checksum != checksum(data):
+        raise NotAFrozenGraph(
+            pb_path,
+            expected=f"{signature.size} bytes with {signature.checksum}, as "
+            f"{beside.name} says",
+            found=f"{len(data)} bytes with {checksum(data)}",
+            advice="The PB or its signature was changed: export it again, or remove "
+            "the signature if the change was meant.",
+        )
+    return from_graph_def(
+        graph_def,
+        [tensor.info() for tensor in signature.inputs],
+        [tensor.info() for tensor in signature.outputs],
+        path=pb_path,
+        signature=signature,
+    )
+
+
+def from_graph_def(
+    graph_def: Any,
+    inputs: Sequence[TensorInfo] | None,
+    outputs: Sequence[TensorInfo] | None,
+    path: str | Path | None = None,
+    *,
+    signature: Signature | None = None,
+) -> FrozenGraph:
+    """Make a frozen graph callable, in a clean graph of its own.
+
+    Args:
+        graph_def: a GraphDef without variables; not changed.
+        inputs: what it takes; None for its Placeholders.
+        outputs: what it gives; None for the nodes that nothing reads.
+        path: where it came from, if it came from a file.
+        signature: what stands beside the file.
+
+    Raises:
+        NotAFrozenGraph: it has variables or tables, or TensorFlow cannot import it.
+    """
+    where = "graph" if path is None else str(path)
+    refuse_state(graph_def, where)
+    input_names = (
+        [node.name for node in graph_def.node if node.op == "Placeholder"]
+        if inputs is None
+        else [info.name for info in inputs]
+    )
+    output_names = (
+        _terminal(graph_def) if outputs is None else [info.name for info in outputs]
+    )
+    there = {node.name for node in graph_def.node}
+    absent = [n for n in [*input_names, *output_names] if without_port(n) not in there]
+    if absent or not output_names:
+        raise NotAFrozenGraph(
+            where,
+            expected=f"a graph with {absent[0]!r}" if absent else "a graph with nodes",
+            found="none of that name" if absent else "no node that gives a result",
+            advice=ADVICE,
+        )
+    try:
+        graph = tf.Graph()
+        with graph.as_default():
+            tf.import_graph_def(graph_def, name="")
+        feeds = [graph.get_tensor_by_name(f"{n}:0") for n in input_names]
+        fetches = [graph.get_tensor_by_name(f"{n}:0") for n in output_names]
+        # A session, as TensorFlow 2's functions would leave theirs in the process for
+        # good. It holds the graph, and is freed with the callable.
+        session = tf.compat.v1.Session(graph=graph)
+        function = session.make_callable(fetches, feed_list=feeds)
+    except (ValueError, KeyError, tf.errors.OpError) as error:
+        raise NotAFrozenGraph(
+            where,
+            expected="a graph that this TensorFlow can import",
+            found=str(error).split("\n")[0][:300],
+            advice=ADVICE,
+        ) from error
+    if inputs is None:
+        inputs = [_describe(tensor) for tensor in feeds]
+    if outputs is None:
+        outputs = [_describe(tensor) for tensor in fetches]
+    return FrozenGraph(
+        graph_def,
+        function,
+        tuple(inputs),
+        tuple(outputs),
+        path=None if path is None else Path(path),
+        signature=signature,
+    )
+
+
+def describe(graph_def: Any, names: Sequence[str]) -> tuple[TensorInfo, ...]:
+    """Return shape and dtype of nodes' first outputs, as TensorFlow infers them.
+
+    Args:
+        graph_def: a GraphDef.
+        names: nodes in it.
+    """
+    if not names:
+        return ()
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(graph_def, name="")
+    return tuple(_describe(graph.get_tensor_by_name(f"{name}:0")) for name in names)
+
+
+def count_ops(graph_def: Any) -> dict[str, int]:
+    """Return how many nodes of each op type a graph has, the most frequent first.
+
+    Args:
+        graph_def: a GraphDef; the bodies of its functions count.
+    """
+    counts = Counter(node.op for node in graph_def.node)
+    for function in graph_def.library.function:
+        counts.update(node.op for node in function.node_def)
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _terminal(graph_def: Any) -> list[str]:
+    """Return the nodes that nothing reads and that give a result."""
+    read = {nd.split(ref)[0] for node in graph_def.node for ref in node.input}
+    return [
+        node.name
+        for node in graph_def.node
+        if node.name not in read and node.op not in ("Placeholder", "NoOp", "Const")
+    ]
+
+
+def _as_array(result: Any, info: TensorInfo) -> _Array:
+    """Return a session's result as an array; a single string comes as bytes."""
+    return np.asarray(result, dtype=object if info.dtype == "string" else None)
+
+
+def _describe(tensor: Any) -> TensorInfo:
+    shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+    return TensorInfo(tensor.op.name, shape, tensor.dtype.name)

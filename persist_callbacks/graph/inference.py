@@ -1,0 +1,29 @@
+"""The inference graph: a model's forward pass with its variables still variables."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from persist_callbacks.records import TensorInfo
+
+
+@dataclass(frozen=True)
+class InferenceGraph:
+    """A forward pass, its variables given by checkpoint key, its tensors by name.
+
+    Args:
+        graph_def: GraphDef with its function library. Each variable is one VarHandleOp
+            whose ``shared_name`` is its checkpoint key. Nobody changes it.
+        inputs: the placeholders, in the model's order.
+        outputs: the results, in the model's order; empty if the graph does not say.
+        variables: the variables that inference reads, sorted by checkpoint key.
+        original_names: graph name to the user's name, where a graph cannot hold it.
+    """
+
+    graph_def: Any
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    variables: tuple[TensorInfo, ...]
+    original_names: Mapping[str, str] = field(default_factory=dict)

@@ -1,0 +1,177 @@
+"""NodeDefs: how to read them, build them, and what TensorFlow's registry says of them.
+
+The op registry has no public name; it is touched in `op_definition` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+from tensorflow.python.framework import op_def_registry
+
+RESOURCE: int = tf.resource.as_datatype_enum
+
+# Attributes that name the functions which a node calls.
+BRANCHES = {
+    "While": ("cond", "body"),
+    "StatelessWhile": ("cond", "body"),
+    "If": ("then_branch", "else_branch"),
+    "StatelessIf": ("then_branch", "else_branch"),
+    "Case": ("branches",),
+    "StatelessCase": ("branches",),
+    "PartitionedCall": ("f",),
+    "StatefulPartitionedCall": ("f",),
+}
+WITHOUT_STATE = {
+    "While": "StatelessWhile",
+    "If": "StatelessIf",
+    "Case": "StatelessCase",
+    "StatefulPartitionedCall": "PartitionedCall",
+}
+# TF1's loops and branches; there a control edge decides whether a node runs at all.
+OLD_CONTROL_FLOW = frozenset(
+    {"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefEnter"}
+)
+
+
+@cache
+def op_definition(op: str) -> Any:
+    """Return the OpDef that this TensorFlow knows for an op type, None if it has none.
+
+    Args:
+        op: the type, such as ``MatMul``.
+    """
+    return op_def_registry.get(op)
+
+
+def has_state(op: str) -> bool:
+    """Whether the op type has effects or memory; an unknown one is taken to."""
+    definition = op_definition(op)
+    return definition is None or bool(definition.is_stateful)
+
+
+def keeps_state(node: Any) -> bool:
+    """Whether a node is, makes or reads a variable, table, queue or other resource.
+
+    Args:
+        node: a NodeDef of a type that the registry knows; another one is passed over.
+    """
+    if node.op == "Placeholder":
+        return bool(node.attr["dtype"].type == RESOURCE)
+    definition = op_definition(node.op)
+    if definition is None:
+        return False
+    return any(
+        argument.type == RESOURCE
+        or (argument.is_ref and node.op not in OLD_CONTROL_FLOW)
+        for argument in [*definition.input_arg, *definition.output_arg]
+    )
+
+
+def variable_key(node: Any) -> str:
+    """Return a variable node's checkpoint key: its shared name, or else its own.
+
+    Args:
+        node: a VarHandleOp or one of TF1's variables; not changed.
+    """
+    # Asking for an attribute that is not there would make an empty one.
+    if "shared_name" in node.attr and node.attr["shared_name"].s:
+        return str(node.attr["shared_name"].s.decode())
+    return str(node.name)
+
+
+def split(reference: str) -> tuple[str, int]:
+    """Split an input into its node and that node's output; -1 for a control edge.
+
+    Args:
+        reference: ``node``, ``node:1`` or ``^node`` in a graph, ``argument`` or
+            ``node:result:1`` in a function.
+    """
+    if reference.startswith("^"):
+        return reference[1:], -1
+    name, *port = reference.split(":")
+    return name, int(port[-1]) if port else 0
+
+
+def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:
+    """Yield each function that a node calls: attribute and its NameAttrList."""
+    for attribute in sorted(node.attr):
+        value = node.attr[attribute]
+        if value.HasField("func"):
+            yield attribute, value.func
+        for called in value.list.func:
+            yield attribute, called
+
+
+def make_node(op: str, name: str, inputs: Iterable[str] = (), **attrs: Any) -> Any:
+    """Build a NodeDef.
+
+    Args:
+        op: the type.
+        name: the node's name.
+        inputs: references to other nodes' outputs.
+        attrs: attribute values: AttrValue, or dtype, int, bool, bytes, TensorShape.
+    """
+    node = tf.compat.v1.NodeDef(op=op, name=name, input=list(inputs))
+    for key, value in attrs.items():
+        node.attr[key].CopyFrom(attribute(value))
+    return node
+
+
+def attribute(value: Any) -> Any:
+    """Return the AttrValue of a Python value, dtype, shape or list of dtypes."""
+    made = tf.compat.v1.AttrValue()
+    if isinstance(value, tf.compat.v1.AttrValue):
+        made.CopyFrom(value)
+    elif isinstance(value, tf.DType):
+        made.type = value.as_datatype_enum
+    elif isinstance(value, tf.TensorShape):
+        made.shape.CopyFrom(value.as_proto())
+    elif isinstance(value, bool):
+        made.b = value
+    elif isinstance(value, int):
+        made.i = value
+    elif isinstance(value, bytes):
+        made.s = value
+    else:
+        made.list.type.extend(dtype.as_datatype_enum for dtype in value)
+    return made
+
+
+def constant(name: str, value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
+    """Build a Const node whose numbers lie in ``tensor_content``.
+
+    Readers other than TensorFlow (OpenCV's) want them there, whatever the size.
+
+    Args:
+        name: the node's name.
+        value: an array that has the dtype already; any shape.
+        dtype: TensorFlow's dtype.
+    """
+    node = make_node("Const", name, dtype=dtype)
+    node.attr["value"].tensor.CopyFrom(tensor_proto(value, dtype))
+    return node
+
+
+def tensor_proto(value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
+    """Return the TensorProto of an array, its numbers as little-endian bytes."""
+    if dtype == tf.string:
+        return tf.make_tensor_proto(value, dtype, shape=value.shape)
+    proto = tf.make_tensor_proto(0, tf.int32)
+    proto.Clear()
+    proto.dtype = dtype.as_datatype_enum
+    proto.tensor_shape.CopyFrom(tf.TensorShape(value.shape).as_proto())
+    array = np.ascontiguousarray(value)
+    if array.dtype.byteorder == ">":
+        array = array.astype(array.dtype.newbyteorder("<"))
+    proto.tensor_content = array.tobytes()
+    return proto
+
+
+def constant_value(node: Any) -> np.ndarray[Any, Any]:
+    """Return the array that a Const node holds."""
+    return np.asarray(tf.make_ndarray(node.attr["value"].tensor))

@@ -1,0 +1,221 @@
+"""PeriodicCheckpoint: saves while `fit` trains, resumes when the script runs again."""
+
+from __future__ import annotations
+
+import os
+import re
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import keras
+
+from persist_callbacks import environment
+from persist_callbacks.checkpointed_run import CheckpointedRun, Options
+from persist_callbacks.errors import ArgumentError
+from persist_callbacks.recovery import ResumePoint
+from persist_callbacks.saving import Keep
+from persist_callbacks.storage.run_directory import absolute, check_directory
+from persist_callbacks.storage.schedule import Triggers
+from persist_callbacks.training.fit_loop import FitLoop, Logs, remove_stale_wrappers
+
+# Whole words of a metric's name; a loss or an error is lower whatever else it is of.
+_HIGHER_IS_BETTER = re.compile(
+    r"(^|_)(\w*accuracy|acc|auc|precision|recall|f1|fbeta|f_score|iou|dice|r2|top_k|"
+    r"similarity|score)(_|\d|$)"
+)
+_LOWER_IS_BETTER = re.compile(r"(^|_)(\w*loss|\w*error|mse|mae|mape|msle)(_|\d|$)")
+# Runs that hold a directory: one of this thread whose fit died by an exception gives
+# way to the next, as in a notebook cell that is run again.
+_HOLDING: weakref.WeakValueDictionary[Path, CheckpointedRun] = (
+    weakref.WeakValueDictionary()
+)
+
+
+class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
+    """Write checkpoints while training goes on, and resume from the newest sound one.
+
+    A step boundary is captured by taking references to the variables; a background
+    thread writes them. When the same script is run again after a crash, training goes
+    on at the very batch, with the same data order, seeds, optimizer state, metrics,
+    History and callbacks' decisions as if nothing had happened.
+
+    ``epochs`` in ``fit`` is the total: a finished run that is rerun trains nothing
+    more, and with a larger ``epochs`` it goes on.
+
+    With none of the ``every_`` arguments it saves as often as 1 % of wall time pays
+    for: at ends of epochs where they come often enough, else in between.
+
+    Args:
+        directory: the run directory; made if it is not there.
+        every_steps: training steps between checkpoints.
+        every_seconds: seconds between checkpoints.
+        every_epochs: epochs between checkpoints at an epoch's end.
+        max_overhead: share of wall time, between 0 and 1, that checkpoints may cost;
+            beside other triggers it is their ceiling.
+        keep_last: how many of the newest checkpoints stay.
+        keep_best: how many of those with the best ``monitor`` stay; without
+            ``monitor`` none.
+        keep_every_seconds: keep one checkpoint of each such span of time for good.
+        monitor: the key in Keras' logs that tells how good a model is, such as
+            ``val_loss``. An epoch that improves on it is saved, whatever the triggers.
+        mode: ``min`` or ``max``, which value of ``monitor`` is the better one; ``auto``
+            goes by its name.
+        resume: ``auto`` starts or goes on, ``must`` fails if there is nothing to go on
+            from, ``never`` fails if there is something.
+        on_error: when a checkpoint cannot be written, ``warn`` keeps training and tries
+            again at the next trigger, ``raise`` stops training with the cause.
+        save_on_signal: reserved for signals that announce the machine's end; accepted,
+            and without effect in this version.
+        verbose: 0 prints nothing, 1 where a run goes on and how it ended, 2 every
+            checkpoint too.
+
+    Raises:
+        ArgumentError: an argument has a value that is not one of these.
+        BackendError: Keras does not run on TensorFlow.
+        NotARunDirectory: the directory holds something else.
+        DirectoryNotWritable: it cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        every_steps: int | None = None,
+        every_seconds: float | None = None,
+        every_epochs: int | None = None,
+        max_overhead: float | None = None,
+        keep_last: int = 3,
+        keep_best: int = 1,
+        keep_every_seconds: float | None = None,
+        monitor: str | None = None,
+        mode: Literal["auto", "min", "max"] = "auto",
+        resume: Literal["auto", "must", "never"] = "auto",
+        on_error: Literal["warn", "raise"] = "warn",
+        save_on_signal: bool = True,
+        verbose: int = 1,
+    ) -> None:
+        super().__init__()
+        environment.require_tensorflow_backend()
+        if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
+            raise ArgumentError(
+                "directory",
+                expected="the path of a run directory",
+                found=repr(directory),
+                advice='Give one, such as "runs/digits".',
+            )
+        _one_of("mode", mode, ("auto", "min", "max"))
+        _one_of("resume", resume, ("auto", "must", "never"))
+        _one_of("on_error", on_error, ("warn", "raise"))
+        _one_of("verbose", verbose, (0, 1, 2))
+        _one_of("save_on_signal", save_on_signal, (True, False))
+        _whole("keep_last", keep_last, at_least=1)
+        _whole("keep_best", keep_best, at_least=0)
+        _span("keep_every_seconds", keep_every_seconds)
+        if mode == "auto":
+            name = monitor or ""
+            lower = (
+                _LOWER_IS_BETTER.search(name) is not None
+                or _HIGHER_IS_BETTER.search(name) is None
+            )
+        else:
+            lower = mode == "min"
+        self._options = Options(
+            path=absolute(directory),
+            triggers=Triggers(
+                every_steps=every_steps,
+                every_seconds=every_seconds,
+                every_epochs=every_epochs,
+                max_overhead=max_overhead,
+            ),
+            keep=Keep(keep_last, keep_best, keep_every_seconds),
+            monitor=monitor,
+            lower_is_better=lower,
+            resume=resume,
+            on_error=on_error,
+            verbose=verbose,
+        )
+        check_directory(self._options.path)
+        self._run: CheckpointedRun | None = None
+
+    @property
+    def run_directory(self) -> Path:
+        """The run directory, absolute."""
+        return self._options.path
+
+    @property
+    def monitor(self) -> str | None:
+        """The key in Keras' logs that tells how good a model is."""
+        return self._options.monitor
+
+    @property
+    def resume_point(self) -> ResumePoint | None:
+        """Where the present or last ``fit`` went on; None if it began anew."""
+        return None if self._run is None else self._run.resume_point
+
+    def close(self) -> None:
+        """Finish the write in flight and let the run directory go.
+
+        ``fit`` does so when it ends by itself, and a new ``fit`` when it finds that the
+        one before has died; to be called where neither comes and the process goes on.
+        """
+        if self._run is not None:
+            self._run.release()
+
+    def on_train_begin(self, logs: Logs | None = None) -> None:
+        """Open the run directory and find the checkpoint to go on from."""
+        before = _HOLDING.get(self._options.path)
+        if before is not None and before.is_dead():
+            before.release()
+        remove_stale_wrappers(self.model)
+        loop = FitLoop.around(self)
+        if loop is None:
+            raise ArgumentError(
+                "PeriodicCheckpoint.on_train_begin",
+                expected="to be called by fit or by a keras.callbacks.CallbackList",
+                found="a call by hand",
+                advice="In a loop of your own, put the callback into "
+                "keras.callbacks.CallbackList([...], model=model, epochs=...) and call "
+                "the list's hooks.",
+            )
+        self._run = CheckpointedRun(self._options, self, loop)
+        _HOLDING[self._options.path] = self._run
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        """Note which epoch begins."""
+        if self._run is not None:
+            self._run.epoch_begins(epoch)
+
+
+def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
+    if value not in allowed:
+        choices = ", ".join(repr(choice) for choice in allowed)
+        raise ArgumentError(
+            name,
+            expected=f"one of {choices}",
+            found=repr(value),
+            advice=f"Leave {name} out for the default.",
+        )
+
+
+def _whole(name: str, value: Any, *, at_least: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+        raise ArgumentError(
+            name,
+            expected=f"a whole number of {at_least} or more",
+            found=repr(value),
+            advice=f"Leave {name} out for the default.",
+        )
+
+
+def _span(name: str, value: Any) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+        raise ArgumentError(
+            name,
+            expected="a number of seconds above 0, or None",
+            found=repr(value),
+            advice=f"Leave {name} out to keep none for good.",
+        )

@@ -1,0 +1,437 @@
+"""From a checkpoint on disk back into live training; shared by the faces."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from persist_callbacks.errors import (
+    ArchitectureMismatch,
+    DataMismatch,
+    ModelNotBuilt,
+    ModelNotCompiled,
+    PersistError,
+)
+from persist_callbacks.storage import bundle
+from persist_callbacks.storage.checkpoints import Committed
+from persist_callbacks.storage.layout import STATE
+from persist_callbacks.storage.store import Store
+from persist_callbacks.training import (
+    callback_state,
+    json_values,
+    randomness,
+)
+from persist_callbacks.training import state as training_state
+from persist_callbacks.training import variables as training_variables
+from persist_callbacks.training.fit_data import Beginning
+from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
+
+
+@dataclass(frozen=True)
+class ResumeReport:
+    """What a resume put back, from where, and what it could not.
+
+    Args:
+        checkpoint: the checkpoint's folder.
+        age: seconds since it was committed.
+        restored: what was put back, a phrase each.
+        data: how the position in the data is found again.
+        not_restored: what was not, and why; a sentence each.
+        passed_over: newer checkpoints that are damaged, and what is wrong with them.
+    """
+
+    checkpoint: Path
+    age: float
+    restored: tuple[str, ...]
+    data: str
+    not_restored: tuple[str, ...] = ()
+    passed_over: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        lines = [f"  restored: {', '.join(self.restored)}", f"  data: {self.data}"]
+        lines += [f"  not restored: {reason}" for reason in self.not_restored]
+        lines += [f"  passed over: {reason}" for reason in self.passed_over]
+        return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on.
+
+    Args:
+        step: training steps done since the run began.
+        epoch: zero-based epoch of the next step; fits ``fit(initial_epoch=...)``.
+        batch: zero-based batch of the next step within the epoch.
+        path: the checkpoint's folder.
+        history: values by metric name, as in ``History.history``.
+        report: what was put back; prints well.
+    """
+
+    step: int
+    epoch: int
+    batch: int
+    path: Path
+    history: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    report: ResumeReport | None = None
+
+    def as_event(self) -> dict[str, Any]:
+        """Give the fields that the journal keeps of a resume."""
+        event: dict[str, Any] = {
+            "checkpoint": self.path.name,
+            "epoch": self.epoch,
+            "batch": self.batch,
+            "step": self.step,
+        }
+        if self.report is not None:
+            event["restored"] = list(self.report.restored)
+            event["data"] = self.report.data
+            event["not_restored"] = list(self.report.not_restored)
+        return event
+
+    def __str__(self) -> str:
+        age = "" if self.report is None else f", saved {_ago(self.report.age)}"
+        head = (
+            f"Resuming from {self.path.name} in {self.path.parent}{age}: "
+            f"epoch {self.epoch + 1}, batch {self.batch}, step {self.step}"
+        )
+        return head if self.report is None else f"{head}\n{self.report}"
+
+
+class Recovery:
+    """One checkpoint, ready to be put back into a live program.
+
+    Args:
+        store: the run directory.
+        committed: the checkpoint.
+        passed_over: newer ones that are damaged, and why.
+
+    Raises:
+        CheckpointDamaged: the training state cannot be read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        committed: Committed,
+        passed_over: Sequence[tuple[Path, PersistError]] = (),
+    ) -> None:
+        self.committed = committed
+        self.state: TrainingState = training_state.from_json(
+            store.load_state(committed), committed.path / STATE
+        )
+        self._passed_over = tuple(str(error) for _, error in passed_over)
+        self._tensors: dict[str, Any] | None = None
+        # Sentences for the report, by the part that they are about: a part that is put
+        # back twice, once the model is whole, speaks of the second time alone.
+        self._left_out: dict[str, list[str]] = {}
+        self._counts: Counter[str] = Counter()
+
+    def check_architecture(self, model: Any) -> None:
+        """Refuse a built model of another architecture before anything is touched.
+
+        Args:
+            model: the Keras model; one that is not built yet passes.
+
+        Raises:
+            ArchitectureMismatch: its variables do not fit.
+        """
+        if not model.built or not model.variables:
+            return
+        roles: list[training_variables.Role] = ["model"]
+        optimizers = training_variables.optimizers_of(model)
+        self._build_optimizer(model, early=True)
+        if optimizers and all(optimizer.built for optimizer in optimizers):
+            roles.append("optimizer")
+        live = training_variables.collect(model)
+        training_variables.match(
+            self.state.variables, live, where=self.committed.path, roles=roles
+        )
+
+    def check_data(
+        self, batches_per_epoch: int | None, steps_per_execution: int
+    ) -> None:
+        """Refuse to go on in the middle of an epoch that is not the same one.
+
+        Args:
+            batches_per_epoch: of the data that ``fit`` was given, as far as known.
+            steps_per_execution: of the model.
+
+        Raises:
+            DataMismatch: the position would be another one in this data.
+        """
+        before, batch = self.state.batches_per_epoch, self.state.position.batch
+        if batch % steps_per_execution:
+            raise DataMismatch(
+                self.committed.path,
+                expected=f"a steps_per_execution that divides {batch}, the batch of an "
+                "epoch that it was saved before",
+                found=str(steps_per_execution),
+                advice="Compile the model with the same steps_per_execution as before.",
+            )
+        if batches_per_epoch is None or before == batches_per_epoch:
+            return
+        if before is None and batch <= batches_per_epoch:
+            return
+        if batch:
+            raise DataMismatch(
+                self.committed.path,
+                expected=f"{before or batch} batches in an epoch, as when it was saved",
+                found=f"{batches_per_epoch} in the data given to fit",
+                advice=(
+                    f"It was saved before batch {batch} of an epoch. Give fit the same "
+                    "data and batch size, or resume from a checkpoint at the end of an "
+                    "epoch with persist_callbacks.resume and fit(initial_epoch=...)."
+                ),
+            )
+        self._left_out["length"] = [
+            f"the epoch's length: {before} batches before, {batches_per_epoch} now"
+        ]
+
+    def put_back_variables(
+        self,
+        model: Any,
+        *,
+        build: Callable[[], None] | None = None,
+        training_goes_on: bool = True,
+        metrics: bool = True,
+        but: Sequence[Any] = (),
+        early: bool = False,
+    ) -> bool:
+        """Assign all saved values to the model, its optimizers, metrics and seeds.
+
+        Args:
+            model: the Keras model.
+            build: called once when variables are missing: makes them.
+            training_goes_on: for a finished run, whether to put back the values from
+                before train end, on which further training depends.
+            metrics: whether accumulators of metrics are wanted too; no epoch that is
+                still to come depends on them.
+            but: variables that are left as they are, since a replay moves them.
+            early: whether it is done again before the first step, which makes what is
+                missing yet: optimizers that the model drives itself, say.
+
+        Returns:
+            Whether all of them were there to be assigned to.
+
+        Raises:
+            ArchitectureMismatch: the variables do not fit.
+        """
+        self._build_optimizer(model, early=early or build is not None)
+        try:
+            pairs, left_out = self._match(model, metrics)
+        except ArchitectureMismatch:
+            if build is None and not early:
+                raise
+            pairs, left_out = [], ["the optimizer is not whole"]
+            if build is None:
+                pairs = self._match_model(model)
+        if left_out and build is not None:
+            build()
+            pairs, left_out = self._match(model, metrics)
+        tensors = self.tensors()
+        if training_goes_on:
+            replaced = {
+                key: tensors[BEFORE_TRAIN_END + key]
+                for key in self.state.replaced_at_end
+            }
+            tensors = {**tensors, **replaced}
+        left_alone = {id(variable) for variable in but}
+        pairs = [pair for pair in pairs if id(pair[1].variable) not in left_alone]
+        training_variables.restore(pairs, tensors)
+        self._counts = Counter(item.info.role for _, item in pairs)
+        self._left_out["variables"] = left_out
+        return not left_out
+
+    @property
+    def ended_an_epoch(self) -> bool:
+        """Whether it was captured at an epoch's end, before the next one's begin."""
+        return self.committed.record.finished
+
+    def put_back_model(self, model: Any) -> None:
+        """Assign the saved values of the model alone, as it is used for prediction.
+
+        Raises:
+            ArchitectureMismatch: the variables do not fit.
+        """
+        pairs = self._match_model(model)
+        keys = [key for key, _ in pairs]
+        training_variables.restore(pairs, bundle.read(self.committed.prefix, keys))
+
+    def put_back_callbacks(self, callbacks: Iterable[Any]) -> None:
+        """Give each callback the state that it had."""
+        self._left_out["callbacks"] = callback_state.restore(
+            callbacks, self.state.callbacks, self.tensors()
+        )
+
+    def put_back_seeds(self, *, but_python: bool = False) -> None:
+        """Put the generators of Python, NumPy and TensorFlow back.
+
+        Args:
+            but_python: leave those of Python and NumPy as they are.
+        """
+        self._left_out["seeds"] = randomness.restore(
+            self.state.random, but_python=but_python
+        )
+
+    def can_rehearse(self, steps: int) -> bool:
+        """Whether steps can be taken before the restore without losing the place.
+
+        Args:
+            steps: how many batches they draw.
+        """
+        return self.state.data.way == "iterator" or self.state.data.drawn >= steps
+
+    def data_beginning(self) -> Beginning:
+        """Return what the iterator that was in use began with."""
+        data = self.state.data
+        values = tuple(self.tensors()[key] for key in data.variable_keys())
+        return Beginning(values, data.random)
+
+    def last_logs(self) -> dict[str, Any]:
+        """Return the logs of the last step before the checkpoint."""
+        logs: dict[str, Any] = json_values.decode(self.state.last_logs)
+        return logs
+
+    def tensors(self) -> dict[str, Any]:
+        """Return all tensors of the checkpoint by key, read once."""
+        if self._tensors is None:
+            keys = [info.key for info in self.state.variables]
+            keys += [BEFORE_TRAIN_END + key for key in self.state.replaced_at_end]
+            keys += json_values.array_names(
+                [saved.state for saved in self.state.callbacks]
+            )
+            keys += self.state.data.keys()
+            self._tensors = bundle.read(self.committed.prefix, keys)
+        return self._tensors
+
+    def forget_tensors(self) -> None:
+        """Give the memory back, once everything is restored."""
+        self._tensors = None
+
+    def point(self, *, in_fit: bool) -> ResumePoint:
+        """Say where the run goes on and what was put back so far.
+
+        Args:
+            in_fit: whether ``fit`` goes on, whose data are brought to their place.
+        """
+        position = self.state.position
+        return ResumePoint(
+            step=position.step,
+            epoch=position.epoch,
+            batch=position.batch,
+            path=self.committed.path,
+            history=self._history(),
+            report=ResumeReport(
+                checkpoint=self.committed.path,
+                age=max(0.0, time.time() - self.committed.record.saved_at),
+                restored=tuple(self._restored()),
+                data=self._data(in_fit),
+                not_restored=tuple(
+                    reason for part in self._left_out.values() for reason in part
+                ),
+                passed_over=self._passed_over,
+            ),
+        )
+
+    def _match(
+        self, model: Any, metrics: bool
+    ) -> tuple[list[tuple[str, training_variables.LiveVariable]], list[str]]:
+        live = training_variables.collect(model, randomness.seed_variables())
+        roles: list[training_variables.Role] = ["model", "optimizer", "seed", "other"]
+        if metrics:
+            roles.append("metric")
+        return training_variables.match(
+            self.state.variables, live, where=self.committed.path, roles=roles
+        )
+
+    def _match_model(self, model: Any) -> list[tuple[str, Any]]:
+        pairs, _ = training_variables.match(
+            self.state.variables,
+            training_variables.collect(model),
+            where=self.committed.path,
+            roles=("model",),
+        )
+        return list(pairs)
+
+    def _build_optimizer(self, model: Any, *, early: bool) -> None:
+        """Make the compiled optimizer's variables, as fit's own train step would.
+
+        A train step of the user's may give it a part of the weights only; that is left
+        to the step itself, where one comes.
+        """
+        optimizer = getattr(model, "optimizer", None)
+        if not model.built or optimizer is None or optimizer.built:
+            return
+        if not early or type(model).train_step is keras.Model.train_step:
+            optimizer.build(model.trainable_variables)
+
+    def _history(self) -> dict[str, list[float]]:
+        for saved in self.state.callbacks:
+            if saved.kind == "History":
+                values: dict[str, list[float]] = json_values.decode(saved.state)[
+                    "history"
+                ]
+                return values
+        return {}
+
+    def _restored(self) -> Iterable[str]:
+        counts = self._counts or Counter(info.role for info in self.state.variables)
+        kinds = [f"{number} {role}" for role, number in counts.items() if number]
+        if kinds:
+            yield " + ".join(kinds) + " variables"
+        epochs = max((len(values) for values in self._history().values()), default=0)
+        yield f"History of {epochs} epoch{'' if epochs == 1 else 's'}"
+        if "callbacks" in self._left_out:
+            yield from sorted(
+                saved.kind for saved in self.state.callbacks if saved.kind != "History"
+            )
+        yield "seeds of Python, NumPy and TensorFlow"
+
+    def _data(self, in_fit: bool) -> str:
+        data = self.state.data
+        if not in_fit:
+            done = self.state.position.batch
+            return f"the caller's to bring to batch {done} of the epoch"
+        if data.way == "iterator":
+            return "by the iterator's own state"
+        return f"by replay of {data.drawn} batches ({data.reason})"
+
+
+def require_trainable(model: Any, where: object) -> None:
+    """Refuse a model that nothing can be restored into.
+
+    Args:
+        model: the Keras model.
+        where: the argument or directory, for the message.
+
+    Raises:
+        ModelNotCompiled: it has no optimizer.
+        ModelNotBuilt: it has no variables yet.
+    """
+    if getattr(model, "optimizer", None) is None:
+        raise ModelNotCompiled(
+            where,
+            expected="a compiled model",
+            found=f"{type(model).__name__} {model.name!r} without an optimizer",
+            advice="Call model.compile(...) first, as when the run was started.",
+        )
+    if not model.built or not model.variables:
+        raise ModelNotBuilt(
+            where,
+            expected="a built model",
+            found=f"{type(model).__name__} {model.name!r} without variables",
+            advice="Begin it with keras.Input(...), or call it on one batch first.",
+        )
+
+
+def _ago(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit} ago"
+    return f"{seconds:.0f} s ago"

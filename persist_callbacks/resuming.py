@@ -1,0 +1,61 @@
+"""resume(): the newest sound checkpoint back into a live model, outside of `fit`."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from persist_callbacks import environment
+from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
+from persist_callbacks.storage.checkpoints import Committed
+from persist_callbacks.storage.store import Store
+
+
+def resume(
+    model: Any,
+    directory: str | os.PathLike[str],
+    *,
+    checkpoint: str | int | os.PathLike[str] = "latest",
+) -> ResumePoint:
+    """Put a checkpoint's variables, optimizer state and seeds into a model, at once.
+
+    For custom loops, for evaluation, and for ``fit(initial_epoch=point.epoch)``. Reads
+    only: nothing in the directory changes.
+
+    Args:
+        model: a compiled, built Keras model of the run's architecture.
+        directory: the run directory.
+        checkpoint: ``"latest"``, ``"best"``, a step number, or a checkpoint's folder.
+
+    Returns:
+        Where the run stands: step, epoch, batch, path, history, and a report that
+        prints well.
+
+    Raises:
+        ModelNotCompiled: the model has no optimizer.
+        ModelNotBuilt: the model has no variables.
+        NotARunDirectory: the directory holds something else.
+        CheckpointNotFound: there is no such checkpoint.
+        NoSoundCheckpoint: all checkpoints are damaged.
+        ArchitectureMismatch: the checkpoint is of another model or optimizer.
+    """
+    environment.require_tensorflow_backend()
+    require_trainable(model, "model")
+    store = Store.open_for_reading(directory)
+    passed_over: tuple[Any, ...] = ()
+    if checkpoint == "latest":
+        sound = store.newest_sound()
+        passed_over = sound.passed_over
+        committed: Committed = sound.committed or store.find("latest")
+    else:
+        selector = (
+            checkpoint if isinstance(checkpoint, (str, int)) else os.fspath(checkpoint)
+        )
+        committed = store.find(selector)
+    recovery = Recovery(store, committed, passed_over)
+    # What metrics have gathered ends with the epoch.
+    within_epoch = committed.record.position.batch > 0
+    recovery.put_back_variables(model, training_goes_on=False, metrics=within_epoch)
+    recovery.put_back_seeds()
+    recovery.forget_tensors()
+    return recovery.point(in_fit=False)

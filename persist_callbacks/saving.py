@@ -1,0 +1,593 @@
+"""From live training to a checkpoint on disk: capture first, write behind training."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import time
+import warnings
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import keras
+import numpy as np
+
+from persist_callbacks.errors import (
+    ArgumentError,
+    PersistError,
+    PersistWarning,
+    SaveFailed,
+)
+from persist_callbacks.records import Position, Score
+from persist_callbacks.storage import bundle, retention
+from persist_callbacks.storage.checkpoints import Committed
+from persist_callbacks.storage.layout import META, STATE
+from persist_callbacks.storage.schedule import Moment, Past, Reason, Triggers, due
+from persist_callbacks.storage.store import Store
+from persist_callbacks.storage.writer import Outcome, Writer
+from persist_callbacks.training import (
+    callback_state,
+    data_position,
+    json_values,
+    randomness,
+    variables,
+)
+from persist_callbacks.training import state as training_state
+from persist_callbacks.training.fit_data import FitData, Passed
+from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
+
+# Until a save has been measured, its cost is taken from its size: a modest disk and the
+# fixed cost of syncing a handful of files.
+_BYTES_PER_SECOND = 200e6
+_FIXED_SECONDS = 0.05
+# The next save is expected to cost what the middle one of the last few did.
+_REMEMBERED_COSTS = 5
+
+
+@dataclass(frozen=True)
+class Keep:
+    """Which checkpoints stay.
+
+    Args:
+        last: how many of the newest.
+        best: how many of those with the best scores.
+        every_seconds: one for each such span of time, for good; None for no such.
+    """
+
+    last: int
+    best: int
+    every_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Where the loop stands and what it holds there: what a snapshot is taken of.
+
+    Args:
+        position: the step that comes next.
+        iterator: fit's iterator, None in a loop that is not fit's.
+        drawn: batches drawn from it.
+        passed: how often the data were begun anew so far.
+        data: the data that the iterator goes through, None in a loop that is not fit's.
+        last_logs: logs of the last step.
+        batches_per_epoch: as far as known.
+        score: the monitored value, at the end of an epoch.
+        stopped: whether training was told to stop.
+        epochs: how many were asked for.
+    """
+
+    position: Position
+    iterator: Any
+    drawn: int
+    passed: Passed
+    data: FitData | None
+    last_logs: dict[str, Any]
+    batches_per_epoch: int | None
+    score: Score | None = None
+    stopped: bool = False
+    epochs: int | None = None
+
+
+@dataclass
+class Snapshot:
+    """A captured step boundary; nothing that training does later changes it.
+
+    Args:
+        state: all that is not a tensor, but for the last logs.
+        tensors: all that is, by key; emptied when it is written.
+        last_logs: logs of the last step, maybe still tensors: turned into numbers by
+            whoever writes, so that the train thread does not wait for a device.
+        fingerprint: the architecture's.
+        score: the monitored value.
+        finished: whether the run has ended by itself.
+        meta: the serialised MetaGraphDef, None if the model cannot be traced.
+        further_keys: keys that tensors are to be found under too, to their own.
+    """
+
+    state: TrainingState
+    tensors: dict[str, Any]
+    last_logs: dict[str, Any]
+    fingerprint: str
+    score: Score | None
+    finished: bool
+    meta: bytes | None
+    further_keys: Mapping[str, str]
+
+
+class Capturer:
+    """Takes snapshots of a model and its callbacks.
+
+    Args:
+        model: the Keras model.
+        callbacks: gives the callbacks whose state is taken.
+        meta: gives the MetaGraphDef once the model is built.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        callbacks: Callable[[], Sequence[Any]],
+        meta: Callable[[], bytes | None],
+    ) -> None:
+        self._model = model
+        self._callbacks = callbacks
+        self._meta = meta
+        self._live: list[variables.LiveVariable] = []
+        self._object_graph = variables.ObjectGraph()
+        self._fingerprint = ""
+
+    def refresh(self) -> None:
+        """Look for variables anew: before the first capture of an epoch, say."""
+        live = variables.collect(self._model, randomness.seed_variables())
+        if variables.infos(live) == variables.infos(self._live) and all(
+            ours.variable is theirs.variable
+            for ours, theirs in zip(live, self._live, strict=True)
+        ):
+            return
+        self._live = live
+        self._object_graph = variables.object_graph(self._model, live)
+        self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
+
+    @property
+    def size(self) -> int:
+        """Bytes of all variables."""
+        return sum(
+            item.variable.dtype.size * int(np.prod(item.info.shape))
+            for item in self._live
+        )
+
+    def values(self) -> dict[str, Any]:
+        """Take references to all variables, and nothing else."""
+        return variables.capture(self._live)
+
+    def take(self, boundary: Boundary) -> Snapshot:
+        """Take a snapshot of a step boundary; runs on the train thread.
+
+        Args:
+            boundary: where the loop stands.
+
+        Returns:
+            The snapshot, for `write`.
+        """
+        if not self._live:
+            self.refresh()
+        tensors = self.values()
+        objects = self._object_graph
+        tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
+        tensors.setdefault("save_counter", np.int64(objects.save_counter))
+        data, data_tensors = data_position.capture(
+            boundary.iterator, boundary.drawn, boundary.passed, boundary.data
+        )
+        states, arrays = callback_state.capture(self._callbacks())
+        tensors.update(data_tensors)
+        tensors.update(arrays)
+        state = TrainingState(
+            position=boundary.position,
+            data=data,
+            variables=variables.infos(self._live),
+            random=randomness.capture(),
+            callbacks=tuple(states),
+            batches_per_epoch=boundary.batches_per_epoch,
+            stopped=boundary.stopped,
+            epochs=boundary.epochs,
+        )
+        return Snapshot(
+            state=state,
+            tensors=tensors,
+            last_logs=boundary.last_logs,
+            fingerprint=self._fingerprint,
+            score=boundary.score,
+            finished=False,
+            meta=self._meta(),
+            further_keys=objects.keys,
+        )
+
+    def finish(self, last: Snapshot) -> Snapshot:
+        """Complete the snapshot of the last epoch's end with what train end has done.
+
+        An average or the best weights may have been put into the model since. The
+        checkpoint's variables are those that the user is left with; the values that
+        further training depends on are kept beside them.
+
+        Args:
+            last: taken when the last epoch had ended.
+
+        Returns:
+            The snapshot to write.
+        """
+        tensors = dict(last.tensors)
+        replaced = []
+        for key, value in self.values().items():
+            before = last.tensors.get(key)
+            if before is not None and not _same_bits(before, value):
+                tensors[BEFORE_TRAIN_END + key] = before
+                replaced.append(key)
+            tensors[key] = value
+        state = dataclasses.replace(last.state, replaced_at_end=tuple(replaced))
+        return Snapshot(
+            state=state,
+            tensors=tensors,
+            last_logs=last.last_logs,
+            fingerprint=last.fingerprint,
+            score=last.score,
+            finished=True,
+            meta=last.meta,
+            further_keys=last.further_keys,
+        )
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint that has been committed.
+
+    Args:
+        committed: the checkpoint.
+        trouble: what went wrong afterwards, with older ones or with the journal.
+    """
+
+    committed: Committed
+    trouble: Exception | None = None
+
+
+def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
+    """Write, commit and prune; runs on the writer's thread.
+
+    Args:
+        store: the run directory, open for writing.
+        keep: which checkpoints stay.
+        snapshot: what to write; its tensors are gone afterwards.
+        reason: what made it due, for the journal.
+
+    Returns:
+        The committed checkpoint, durable.
+    """
+    begun = time.monotonic()
+    state = dataclasses.replace(
+        snapshot.state, last_logs=_encoded_logs(snapshot.last_logs)
+    )
+    staged = store.stage(state.position.step)
+    try:
+        bundle.write(
+            staged.prefix, snapshot.tensors, further_keys=snapshot.further_keys
+        )
+        snapshot.tensors.clear()
+        staged.write(STATE, training_state.to_json(state))
+        if snapshot.meta is not None:
+            staged.write(META, snapshot.meta)
+        committed = store.commit(
+            staged,
+            position=state.position,
+            fingerprint=snapshot.fingerprint,
+            score=snapshot.score,
+            finished=snapshot.finished,
+        )
+    except BaseException as error:
+        # The error that counts is this one; what is left is swept at the next start.
+        with contextlib.suppress(OSError, PersistError):
+            store.abandon(staged)
+        _note_failure(store, error)
+        raise
+    try:
+        pruned = _prune(store, keep, committed)
+        store.note(
+            "saved",
+            checkpoint=committed.record.name,
+            reason=reason,
+            size=committed.record.size,
+            seconds=round(time.monotonic() - begun, 4),
+            pruned=list(pruned),
+        )
+    except (OSError, PersistError) as error:
+        return Saved(committed, trouble=error)
+    return Saved(committed)
+
+
+def _prune(store: Store, keep: Keep, committed: Committed) -> list[str]:
+    gone = retention.to_delete(
+        [checkpoint.record for checkpoint in store.own_checkpoints()],
+        keep_last=keep.last,
+        keep_best=keep.best,
+        keep_every_seconds=keep.every_seconds,
+        pinned=(committed.record.name,),
+    )
+    store.prune(gone)
+    return gone
+
+
+def _note_failure(store: Store, error: BaseException) -> None:
+    # What kept the checkpoint from being written may keep the journal from it too; the
+    # warning or error that follows says it all the same.
+    with contextlib.suppress(OSError, PersistError):
+        store.note("failed", error=str(error) or type(error).__name__)
+
+
+class Saver:
+    """Decides when, hands snapshots to the writer, and answers for its failures.
+
+    Args:
+        store: the run directory, open for writing.
+        triggers: when to save.
+        keep: which checkpoints stay.
+        on_error: ``warn`` goes on training, ``raise`` stops it.
+        start: where training begins or goes on.
+        say: prints a line for the user.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        *,
+        triggers: Triggers,
+        keep: Keep,
+        on_error: Literal["warn", "raise"],
+        start: Position,
+        say: Callable[[str], None],
+    ) -> None:
+        self._store = store
+        self._triggers = triggers
+        self._keep = keep
+        self._on_error = on_error
+        self._say = say
+        self._writer: Writer[Saved] = Writer()
+        now = time.monotonic()
+        self._started_at = self._saved_at = now
+        self._saved_step, self._saved_epoch = start.step, start.epoch
+        self._costs: deque[float] = deque(maxlen=_REMEMBERED_COSTS)
+        self._held = 0.0
+        self._guess = _FIXED_SECONDS
+        self._best = retention.best([c.record for c in store.own_checkpoints()])
+        self.spent = 0.0
+        self.saved = 0
+        self.failed = 0
+        self.last: Committed | None = None
+
+    def expect(self, size: int) -> None:
+        """Estimate the first save's cost from the bytes that it will write."""
+        self._guess = _FIXED_SECONDS + size / _BYTES_PER_SECOND
+
+    def due(
+        self,
+        position: Position,
+        *,
+        at_epoch_end: bool,
+        epoch_seconds_left: float | None,
+        score: Score | None,
+    ) -> str | None:
+        """Say what asks for a checkpoint at this boundary, None if nothing does.
+
+        Costs well under a microsecond's worth of training when nothing is due. While a
+        save is in flight nothing is due; what was is asked for again afterwards.
+        """
+        if self._writer.busy and not at_epoch_end:
+            return None
+        reason = self._reason(position, at_epoch_end, epoch_seconds_left, score)
+        if reason is not None and self._writer.busy:
+            # What an epoch's end asks for cannot be had at a later step.
+            if reason not in (Reason.EPOCHS.value, "best"):
+                return None
+            self.wait()
+        return reason
+
+    def _reason(
+        self,
+        position: Position,
+        at_epoch_end: bool,
+        epoch_seconds_left: float | None,
+        score: Score | None,
+    ) -> str | None:
+        past = Past(
+            started_at=self._started_at,
+            saved_at=self._saved_at,
+            saved_step=self._saved_step,
+            saved_epoch=self._saved_epoch,
+            spent_seconds=self.spent,
+            expected_seconds=self._expected(),
+        )
+        moment = Moment(
+            now=time.monotonic(),
+            step=position.step,
+            epoch=position.epoch,
+            at_epoch_end=at_epoch_end,
+            epoch_seconds_left=epoch_seconds_left,
+        )
+        reason: Reason | None = due(self._triggers, moment, past)
+        if reason is not None:
+            return reason.value
+        return "best" if score is not None and self._is_best(score) else None
+
+    def begin_at(self, epoch: int) -> None:
+        """Count epochs from here, when a new run does not begin with the first."""
+        self._saved_epoch = epoch
+
+    def _is_best(self, score: Score) -> bool:
+        best = None if self._best is None else self._best.score
+        if best is not None and (best.monitor, best.lower_is_better) != (
+            score.monitor,
+            score.lower_is_better,
+        ):
+            best = None
+        return score.beats(best)
+
+    def save(self, take: Callable[[], Snapshot], reason: str) -> None:
+        """Take a snapshot and have it written behind training.
+
+        Args:
+            take: takes the snapshot.
+            reason: what made it due.
+        """
+        begun = time.monotonic()
+        try:
+            snapshot = take()
+        except Exception as error:  # noqa: BLE001 - reported as on_error says
+            self._saved_at = begun
+            _note_failure(self._store, error)
+            self._fail(error)
+            return
+        position = snapshot.state.position
+        at_epoch_end = position.batch == 0
+        self._writer.submit(
+            functools.partial(write, self._store, self._keep, snapshot, reason)
+        )
+        del snapshot
+        self._held = time.monotonic() - begun
+        self._saved_at, self._saved_step = begun, position.step
+        if at_epoch_end:
+            self._saved_epoch = position.epoch
+
+    def check(self) -> None:
+        """Take note of a save that has ended; to be called at every step boundary.
+
+        Raises:
+            SaveFailed: it failed and ``on_error`` is ``raise``.
+        """
+        while (outcome := self._writer.collect()) is not None:
+            self._note(outcome)
+
+    def finish(self, take: Callable[[], Snapshot]) -> None:
+        """Write the last checkpoint of a run and wait until it is durable.
+
+        Args:
+            take: takes the snapshot.
+
+        Raises:
+            SaveFailed: it failed and ``on_error`` is ``raise``.
+        """
+        try:
+            self.wait()
+        finally:
+            # Whatever became of the one before.
+            self.save(take, "finished")
+            self.wait()
+
+    def wait(self) -> None:
+        """Wait for the save in flight; says so when it takes over a second.
+
+        Raises:
+            SaveFailed: it failed and ``on_error`` is ``raise``.
+        """
+        outcome = self._writer.drain(timeout=1.0)
+        if outcome is None and self._writer.busy:
+            self._say("Waiting for the last checkpoint to be written ...")
+            outcome = self._writer.drain()
+        if outcome is not None:
+            self._note(outcome)
+        self.check()
+
+    def close(self) -> None:
+        """Wait for the save in flight, without raising, and let the directory go."""
+        try:
+            self._writer.close()
+            while (outcome := self._writer.collect()) is not None:
+                if outcome.error is not None:
+                    self._warn(outcome.error)
+        finally:
+            self._store.close()
+
+    def _expected(self) -> float:
+        if not self._costs:
+            return self._guess
+        return sorted(self._costs)[len(self._costs) // 2]
+
+    def _note(self, outcome: Outcome[Saved]) -> None:
+        # The write's wall time is an upper bound of what it takes from training.
+        cost = self._held + outcome.seconds
+        self._costs.append(cost)
+        self.spent += cost
+        if outcome.error is None:
+            saved = outcome.result()
+            self.saved += 1
+            self.last = saved.committed
+            record = saved.committed.record
+            if record.score is not None and self._is_best(record.score):
+                self._best = record
+            if saved.trouble is not None:
+                warnings.warn(
+                    f"{record.name} is written, but not all that follows: "
+                    f"{saved.trouble}",
+                    PersistWarning,
+                    stacklevel=2,
+                )
+            return
+        self._fail(outcome.error)
+
+    def _fail(self, error: BaseException) -> None:
+        self.failed += 1
+        if self._on_error == "raise":
+            raise self._failure(error) from error
+        self._warn(error)
+
+    def _warn(self, error: BaseException) -> None:
+        warnings.warn(str(self._failure(error)), PersistWarning, stacklevel=2)
+
+    def _failure(self, error: BaseException) -> SaveFailed:
+        safe = "none yet" if self.last is None else self.last.record.name
+        found = str(error) if isinstance(error, PersistError) else repr(error)
+        advice = f"The newest safe checkpoint of this session is {safe}. "
+        advice += (
+            "The next trigger tries again."
+            if self._on_error == "warn"
+            else "Run the script again when the cause is gone."
+        )
+        return SaveFailed(
+            self._store.directory,
+            expected="to write a checkpoint",
+            # Keras raises what a callback raises without its cause.
+            found=found.rstrip("."),
+            advice=advice,
+        )
+
+
+def _encoded_logs(logs: Mapping[str, Any]) -> dict[str, Any]:
+    """Make numbers of the last step's logs; leave out what is none."""
+    encoded = {}
+    for name, value in logs.items():
+        # Only shown and, for a step of the user's own, recorded at the epoch's end.
+        with contextlib.suppress(ArgumentError):
+            encoded[name] = json_values.encode(_plain(value), where=f"logs/{name}")
+    return encoded
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(item) for name, item in value.items()}
+    if hasattr(value, "__array__"):
+        array = keras.ops.convert_to_numpy(value)
+        return float(array) if np.ndim(array) == 0 else array
+    return value
+
+
+def _same_bits(one: Any, other: Any) -> bool:
+    left, right = np.asarray(one), np.asarray(other)
+    if (left.dtype, left.shape) != (right.dtype, right.shape):
+        return False
+    # Two reads of a variable that nobody has written to share one buffer.
+    if left.ctypes.data == right.ctypes.data:
+        return True
+    return bool(np.array_equal(_bytes(left), _bytes(right)))
+
+
+def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

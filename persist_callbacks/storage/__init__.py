@@ -1,0 +1,1 @@
+"""What a checkpoint is on disk: knows files, and no Keras."""

@@ -1,0 +1,189 @@
+"""The checkpoints of a run directory, seen by a reader: list, find, newest sound.
+
+Safe while another process writes: what vanishes while it is read was pruned, and is
+not called damaged.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from persist_callbacks.errors import (
+    CheckpointNotFound,
+    FormatTooNew,
+    NoSoundCheckpoint,
+    PersistError,
+)
+from persist_callbacks.records import CheckpointRecord
+from persist_callbacks.storage import layout, manifest, retention, run_directory
+from persist_callbacks.storage.layout import MANIFEST, PREFIX, REPLACED
+
+_SURVEYS = 10
+
+
+@dataclass(frozen=True)
+class Committed:
+    """A checkpoint that exists.
+
+    Args:
+        path: its folder.
+        record: what its manifest says of it.
+    """
+
+    path: Path
+    record: CheckpointRecord
+
+    @property
+    def prefix(self) -> str:
+        """Path of its CKPT files without ``.index``."""
+        return os.fspath(self.path / PREFIX)
+
+
+@dataclass(frozen=True)
+class Sound:
+    """The newest checkpoint whose every byte is as it was written.
+
+    Args:
+        committed: the checkpoint; None where the run has none at all.
+        passed_over: newer ones that are damaged, newest first, and what is wrong.
+    """
+
+    committed: Committed | None
+    passed_over: tuple[tuple[Path, PersistError], ...] = ()
+
+
+Found = Committed | tuple[Path, PersistError]
+
+
+def survey(directory: Path) -> list[Found]:
+    """List all checkpoint folders by step, reading no file but their manifests.
+
+    Returns:
+        The checkpoint, or where its manifest does not read, the folder and why.
+    """
+    for _ in range(_SURVEYS):
+        found: list[Found] = []
+        folders = _folders(directory)
+        for folder in folders:
+            try:
+                found.append(read(folder))
+            except PersistError as error:
+                if folder.exists():
+                    found.append((folder, error))
+        if len(found) == len(folders):
+            break
+    return found
+
+
+def read(folder: Path) -> Committed:
+    """Read one checkpoint's manifest.
+
+    Raises:
+        CheckpointDamaged: it does not read.
+        FormatTooNew: it was written by a newer persist_callbacks.
+    """
+    return Committed(folder, manifest.to_record(manifest.read(folder), folder))
+
+
+def readable(directory: Path) -> list[Committed]:
+    """List the checkpoints whose manifest reads, by step."""
+    return [found for found in survey(directory) if isinstance(found, Committed)]
+
+
+def newest_sound(directory: Path) -> Sound:
+    """Find the newest checkpoint to go on from, reading every byte of it.
+
+    Raises:
+        NoSoundCheckpoint: there are checkpoints, all damaged.
+        FormatTooNew: one that is newer than the newest sound one was written by a
+            newer persist_callbacks; going back behind it would lose work.
+    """
+    passed_over: list[tuple[Path, PersistError]] = []
+    for found in reversed(survey(directory)):
+        if isinstance(found, Committed):
+            path = found.path
+            try:
+                manifest.validate(path, checksums=True)
+                return Sound(found, tuple(passed_over))
+            except PersistError as error:
+                failure = error
+        else:
+            path, failure = found
+        if isinstance(failure, FormatTooNew):
+            raise failure
+        if path.exists():
+            passed_over.append((path, failure))
+    if passed_over:
+        raise NoSoundCheckpoint(
+            directory,
+            expected="at least one sound checkpoint",
+            found="; ".join(str(error) for _, error in passed_over),
+            advice="Restore one from a copy, or train anew in another directory.",
+        )
+    return Sound(None)
+
+
+def find(directory: Path, selector: str | int | Path) -> Committed:
+    """Find one checkpoint and read every byte of it; see `Store.find`."""
+    found: Committed | None
+    if selector == "latest":
+        found = newest_sound(directory).committed
+    elif selector == "best":
+        by_name = {each.record.name: each for each in readable(directory)}
+        record = retention.best([each.record for each in by_name.values()])
+        found = by_name[record.name] if record is not None else None
+    else:
+        found = _at(directory, selector)
+    if found is None:
+        raise _not_found(directory, selector)
+    if selector != "latest":
+        manifest.validate(found.path, checksums=True)
+    return found
+
+
+def _folders(directory: Path) -> list[Path]:
+    """Folders that are named as checkpoints, by step."""
+    steps: dict[int, Path] = {}
+    for path in sorted(directory.iterdir()):
+        step = layout.step_of(path.name.removesuffix(REPLACED))
+        # The plain name sorts first: it replaces the one that is called replaced.
+        if step is not None and step not in steps and path.is_dir():
+            steps[step] = path
+    return [steps[step] for step in sorted(steps)]
+
+
+def _at(directory: Path, selector: str | int | Path) -> Committed | None:
+    text = os.fspath(selector) if isinstance(selector, str | Path) else str(selector)
+    if text.isdecimal():
+        text = layout.folder_name(int(text))
+    step = layout.step_of(text)
+    if step is not None:
+        named = (path for path in _folders(directory) if path.name.startswith(text))
+        path = next(named, directory / text)
+    else:
+        path = run_directory.absolute(text)
+        if path.name == PREFIX:
+            path = path.parent
+        if not (path / MANIFEST).exists():
+            return None
+    return read(path) if path.is_dir() else None
+
+
+def _not_found(directory: Path, selector: object) -> CheckpointNotFound:
+    records = [found.record for found in readable(directory)]
+    if selector == "best" and records:
+        return CheckpointNotFound(
+            directory,
+            expected="a checkpoint with a score",
+            found=f"{len(records)} without",
+            advice="Give PeriodicCheckpoint a monitor, or ask for the latest.",
+        )
+    names = ", ".join(record.name for record in records)
+    return CheckpointNotFound(
+        directory,
+        expected="a checkpoint" if selector == "latest" else f"checkpoint {selector!s}",
+        found=names or "no checkpoints",
+        advice="Choose one of these." if names else "Train with PeriodicCheckpoint.",
+    )

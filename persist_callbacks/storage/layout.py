@@ -1,0 +1,51 @@
+"""The names inside a run directory: of checkpoint folders and of the files in them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+PREFIX = "model.ckpt"
+INDEX = f"{PREFIX}.index"
+META = f"{PREFIX}.meta"
+STATE = "training_state.json"
+MANIFEST = "manifest.json"
+
+# A checkpoint that is being replaced by another of the same step bears this ending
+# until the other one has its name: two folders cannot be swapped in one go.
+REPLACED = ".replaced"
+
+_SHARD = re.compile(rf"{re.escape(PREFIX)}\.data-([0-9]{{5}})-of-([0-9]{{5}})")
+_FOLDER = re.compile(r"ckpt-([0-9]{9,18})")
+
+
+def folder_name(step: int) -> str:
+    """Name of the folder of the checkpoint at a global train step."""
+    return f"ckpt-{step:09d}"
+
+
+def step_of(name: str) -> int | None:
+    """Global train step that a folder's name speaks of; None for any other name."""
+    match = _FOLDER.fullmatch(name)
+    if match is None or folder_name(int(match[1])) != name:
+        return None
+    return int(match[1])
+
+
+def is_file_name(name: str) -> bool:
+    """Whether a checkpoint may hold a file of this name, the manifest aside."""
+    return name in (INDEX, META, STATE) or _SHARD.fullmatch(name) is not None
+
+
+def required(names: Iterable[str]) -> list[str]:
+    """Names of the files that a checkpoint must have, given those that it has.
+
+    Each data shard says in its name how many there are; without any, one is missing.
+    """
+    counts = {int(match[2]) for match in map(_SHARD.fullmatch, names) if match}
+    shards = [
+        f"{PREFIX}.data-{shard:05d}-of-{count:05d}"
+        for count in sorted(counts or {1})
+        for shard in range(count)
+    ]
+    return [INDEX, STATE, *shards]

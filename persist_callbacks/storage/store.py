@@ -1,0 +1,372 @@
+"""One run directory: stage, commit, list, find, set aside, prune.
+
+`Store.commit` alone makes a checkpoint exist, by renaming a staged folder whose
+content is durable. Readers look at folders and their manifests; TensorFlow's
+``checkpoint`` file is written for others and never read here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from persist_callbacks.errors import (
+    CheckpointDamaged,
+    ForeignCheckpoint,
+    PersistError,
+)
+from persist_callbacks.records import CheckpointRecord, Position, Score
+from persist_callbacks.storage import (
+    checkpoint_file,
+    checkpoints,
+    durable,
+    journal,
+    layout,
+    lock,
+    manifest,
+    run_directory,
+    staging,
+)
+from persist_callbacks.storage.checkpoints import Committed, Sound
+from persist_callbacks.storage.layout import MANIFEST, META, PREFIX, STATE
+from persist_callbacks.storage.run_directory import RUN, check_directory
+from persist_callbacks.storage.staging import Staged, saving
+
+JOURNAL = journal.NAME
+
+__all__ = [
+    "JOURNAL",
+    "MANIFEST",
+    "META",
+    "PREFIX",
+    "RUN",
+    "STATE",
+    "Committed",
+    "Sound",
+    "Staged",
+    "Store",
+    "check_directory",
+]
+
+
+class Store:
+    """A run directory, made by `open_for_reading` or `open_for_writing`.
+
+    Reading is safe while another process writes. Writing methods are for one thread
+    at a time, but `note` for any.
+    """
+
+    check_directory = staticmethod(check_directory)
+
+    def __init__(
+        self, directory: Path, run_id: str, own_lock: lock.RunLock | None
+    ) -> None:
+        self.directory = directory
+        self.run_id = run_id
+        self._lock = own_lock
+
+    @classmethod
+    def open_for_reading(cls, directory: str | os.PathLike[str]) -> Store:
+        """Open the directory of a run that has begun, changing nothing.
+
+        Raises:
+            CheckpointNotFound: the directory does not exist or is empty.
+            NotARunDirectory: it holds something else than a run.
+            FormatTooNew: a newer persist_callbacks has begun the run.
+        """
+        path = run_directory.absolute(directory)
+        run_directory.require_run(path)
+        run = run_directory.read_run(path)
+        run_id = run.run_id if run is not None else _newest_run_id(path)
+        return cls(path, run_id or "", None)
+
+    @classmethod
+    def open_for_writing(
+        cls,
+        directory: str | os.PathLike[str],
+        *,
+        versions: Mapping[str, str] | None = None,
+        take_over: bool = False,
+    ) -> Store:
+        """Open or create a run directory, lock it, and sweep what a crash left.
+
+        Args:
+            directory: the run directory.
+            versions: of the software that writes, by name, for ``run.json``.
+            take_over: close a store that this very process still has open on the
+                directory, as after `fit` was interrupted in a notebook.
+
+        Raises:
+            NotARunDirectory: the directory holds something else than a run.
+            DirectoryNotWritable: it cannot be created or written.
+            RunLocked: another live process writes to it.
+            FormatTooNew: a newer persist_callbacks has begun the run.
+        """
+        path = run_directory.absolute(directory)
+        check_directory(path)
+        with _refusing(path):
+            durable.make_folder(path)
+            if take_over:
+                lock.release_own(path)
+            own_lock = lock.RunLock(path)
+        try:
+            with _refusing(path):
+                run = _recover(path, versions or {})
+                store = cls(path, run.run_id, own_lock)
+                if store.checkpoints():
+                    store._announce()
+        except BaseException:
+            own_lock.release()
+            raise
+        return store
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write; more than once is no error."""
+        if self._lock is not None:
+            self._lock.release()
+
+    # Reading
+
+    def checkpoints(self) -> list[Committed]:
+        """List the checkpoints whose manifest reads, by step; no other file is read."""
+        return checkpoints.readable(self.directory)
+
+    def own_checkpoints(self) -> list[Committed]:
+        """List those that this run has written and may prune, by step."""
+        return [each for each in self.checkpoints() if self._is_own(each.record)]
+
+    def damaged(self) -> list[tuple[Path, PersistError]]:
+        """List the checkpoint folders whose manifest does not read, and why."""
+        found = checkpoints.survey(self.directory)
+        return [each for each in found if not isinstance(each, Committed)]
+
+    def newest_sound(self) -> Sound:
+        """Find the newest checkpoint to go on from, reading every byte of it.
+
+        It only reads: whoever goes on sets the damaged ones aside.
+
+        Raises:
+            NoSoundCheckpoint: there are checkpoints, all damaged.
+            FormatTooNew: one that is newer than the newest sound one was written by
+                a newer persist_callbacks; going back behind it would lose work.
+        """
+        return checkpoints.newest_sound(self.directory)
+
+    def find(self, selector: str | int | Path) -> Committed:
+        """Find one checkpoint and read every byte of it.
+
+        Args:
+            selector: ``"latest"``, ``"best"``, a step number, a folder's name, or the
+                path of a checkpoint folder or prefix, in this run or another.
+
+        Raises:
+            CheckpointNotFound: there is no such checkpoint; what there is is listed.
+            CheckpointDamaged: it is there and not sound.
+            NoSoundCheckpoint: the latest was asked for, and all are damaged.
+        """
+        return checkpoints.find(self.directory, selector)
+
+    def load_state(self, committed: Committed) -> bytes:
+        """Read the training state of a checkpoint."""
+        return (committed.path / STATE).read_bytes()
+
+    def load_meta(self, committed: Committed) -> bytes | None:
+        """Read the MetaGraphDef of a checkpoint; None where it was saved without."""
+        try:
+            return (committed.path / META).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def journal(self) -> list[dict[str, Any]]:
+        """Read what happened to the run, oldest first."""
+        return journal.read(self.directory)
+
+    # Writing
+
+    def stage(self, step: int) -> Staged:
+        """Begin a checkpoint.
+
+        Raises:
+            SaveFailed: the folder could not be created.
+        """
+        self._require_lock()
+        name = durable.passing_name("staged", layout.folder_name(step))
+        with saving(self.directory / name):
+            durable.make_folder(self.directory / name)
+        return Staged(self.directory / name, step)
+
+    def commit(
+        self,
+        staged: Staged,
+        *,
+        position: Position,
+        fingerprint: str,
+        score: Score | None = None,
+        finished: bool = False,
+    ) -> Committed:
+        """Make a staged checkpoint exist; it is durable on return.
+
+        Files are synced first, then the manifest that lists them, then the folder;
+        only then does the folder get its name, and only then does TensorFlow's
+        ``checkpoint`` file speak of it.
+
+        Args:
+            staged: all of its files written.
+            position: where training stood.
+            fingerprint: the architecture's fingerprint.
+            score: the monitored value, where there is one.
+            finished: whether the run ended by itself.
+
+        Raises:
+            SaveFailed: the disk refused; the staged folder can be abandoned.
+            CheckpointDamaged: the staged folder is not a whole checkpoint.
+            ForeignCheckpoint: another run's checkpoint has that step's name.
+        """
+        self._require_lock()
+        if position.step != staged.step:
+            raise ValueError(f"commit: staged {staged.step}, got {position.step}")
+        final = self.directory / layout.folder_name(staged.step)
+        if final.exists():
+            self._make_way(final)
+        with saving(final):
+            for path in sorted(staged.path.iterdir()):
+                durable.sync_file(path)
+            description = manifest.build(
+                staged.path,
+                run_id=self.run_id,
+                position=position,
+                saved_at=time.time(),
+                fingerprint=fingerprint,
+                score=score,
+                finished=finished,
+            )
+            data = manifest.encode(description)
+            durable.write_file(staged.path / MANIFEST, data)
+            manifest.validate(staged.path, checksums=False)
+            durable.sync_folder(staged.path)
+            if final.exists():
+                self._announce(without={final.name})
+            staging.publish(staged.path, final)
+            self._announce()
+        return Committed(final, manifest.to_record(description, final))
+
+    def abandon(self, staged: Staged) -> None:
+        """Delete a staged checkpoint; one that was committed or swept is no error."""
+        self._require_lock()
+        durable.remove_leftover(staged.path)
+
+    def set_aside(self, path: Path, reason: str | PersistError) -> Path:
+        """Rename a damaged checkpoint so that nobody reads it; nothing is deleted.
+
+        Returns:
+            Its new path, ``damaged-`` and the old name.
+        """
+        self._require_lock()
+        target = run_directory.free_name(self.directory, f"damaged-{path.name}")
+        with saving(path):
+            self._announce(without={path.name})
+            durable.move_aside(path, target)
+        self.note("set aside", checkpoint=path.name, kept_as=target.name, reason=reason)
+        return target
+
+    def prune(self, names: Collection[str]) -> None:
+        """Delete checkpoints of this run; what is gone already is no error.
+
+        Args:
+            names: folder names, as `retention.to_delete` gives them.
+
+        Raises:
+            ForeignCheckpoint: one belongs to another run; none was deleted.
+            CheckpointDamaged: one does not say whose it is; none was deleted.
+            SaveFailed: the disk refused.
+        """
+        self._require_lock()
+        folders = [self.directory / name for name in names]
+        folders = [folder for folder in folders if os.path.lexists(folder)]
+        for folder in folders:
+            self._require_own(folder)
+        if not folders:
+            return
+        with saving(self.directory):
+            self._announce(without=set(names))
+            for folder in folders:
+                durable.remove_folder(folder)
+
+    def note(self, event: str, **fields: Any) -> None:
+        """Add an event to the journal; durable on return, and safe from any thread.
+
+        Raises:
+            SaveFailed: the disk refused.
+        """
+        with saving(self.directory / JOURNAL):
+            journal.append(self.directory, event, self.run_id, fields)
+
+    # Inside
+
+    def _require_lock(self) -> None:
+        if self._lock is None or not self._lock.held:
+            raise RuntimeError(f"{self.directory}: not open for writing")
+
+    def _is_own(self, record: CheckpointRecord) -> bool:
+        return record.run_id == self.run_id
+
+    def _require_own(self, folder: Path) -> None:
+        record = checkpoints.read(folder).record
+        if not self._is_own(record):
+            raise ForeignCheckpoint(
+                folder,
+                expected=f"a checkpoint of run {self.run_id}",
+                found=f"one of run {record.run_id}",
+                advice="Move it out of this directory if it is in the way.",
+            )
+
+    def _make_way(self, final: Path) -> None:
+        """See to it that what has a new checkpoint's name may be replaced by it."""
+        try:
+            self._require_own(final)
+        except CheckpointDamaged as error:
+            self.set_aside(final, error)
+
+    def _announce(self, without: Collection[str] = ()) -> None:
+        """Rewrite TensorFlow's ``checkpoint`` file."""
+        names = [each.record.name for each in self.checkpoints()]
+        prefixes = [f"{name}/{PREFIX}" for name in names if name not in without]
+        checkpoint_file.write(self.directory, prefixes)
+
+
+def _recover(directory: Path, versions: Mapping[str, str]) -> run_directory.RunInfo:
+    """Put a locked directory in order after a crash, and see to its ``run.json``."""
+    staging.finish_swaps(directory)
+    for entry in list(directory.iterdir()):
+        if durable.is_leftover(entry.name):
+            durable.remove_leftover(entry)
+    run = run_directory.read_run(directory)
+    if run is not None:
+        return run
+    run_id = _newest_run_id(directory)
+    return run_directory.begin_run(directory, run_id=run_id, versions=versions)
+
+
+def _newest_run_id(directory: Path) -> str | None:
+    found = checkpoints.readable(directory)
+    return found[-1].record.run_id if found else None
+
+
+@contextlib.contextmanager
+def _refusing(directory: Path) -> Iterator[None]:
+    """Turn what the system refuses at opening into an error that names the folder."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise run_directory.not_writable(directory, reason) from error

@@ -1,0 +1,1 @@
+"""What a training run is: reads and writes live Keras objects, and knows no files."""

@@ -1,0 +1,191 @@
+"""The state of callbacks: Keras' own by a table, users' own by two methods.
+
+A callback with ``get_state() -> dict`` and ``set_state(dict)`` is saved and put back by
+them, wherever it stands in the list; the dict holds what JSON can hold, and arrays.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+
+from persist_callbacks.training import csv_log, json_values
+
+# What each of Keras' callbacks decides by. All of it is reset in on_train_begin or
+# __init__, and none of it is in the model.
+_ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
+    keras.callbacks.EarlyStopping: (
+        "wait",
+        "stopped_epoch",
+        "best",
+        "best_epoch",
+        "best_weights",
+    ),
+    keras.callbacks.ReduceLROnPlateau: ("wait", "cooldown_counter", "best"),
+    keras.callbacks.ModelCheckpoint: (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+        "_current_epoch",
+    ),
+    keras.callbacks.History: ("epoch", "history"),
+    keras.callbacks.SwapEMAWeights: ("_ema_weights_in_model",),
+    keras.callbacks.TensorBoard: (
+        "_global_train_batch",
+        "_global_test_batch",
+        "_previous_epoch_iterations",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class CallbackState:
+    """One callback's state.
+
+    Args:
+        kind: the class's name; with `occurrence` it finds the callback again.
+        occurrence: which of the callbacks of that class it is, from 0.
+        state: JSON-ready values.
+    """
+
+    kind: str
+    occurrence: int
+    state: dict[str, Any]
+
+
+def capture(callbacks: Iterable[Any]) -> tuple[list[CallbackState], dict[str, Any]]:
+    """Take the state of all callbacks that have one.
+
+    Args:
+        callbacks: the callbacks of the run.
+
+    Returns:
+        The states, and the arrays that they refer to, by their names in the checkpoint.
+    """
+    arrays: dict[str, Any] = {}
+    states = []
+    for kind, occurrence, callback in _counted(callbacks):
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            values = csv_log.get_state(callback)
+        elif _has_protocol(callback):
+            # The callback may write into an array that it handed out.
+            values = copy.deepcopy(callback.get_state())
+        elif (names := _attributes_of(callback)) is not None:
+            values = {
+                name: getattr(callback, name)
+                for name in names
+                if hasattr(callback, name)
+            }
+        else:
+            continue
+        where = f"callbacks/{kind}/{occurrence}"
+        state = json_values.encode(values, where=where, arrays=arrays)
+        states.append(CallbackState(kind, occurrence, state))
+    return states, arrays
+
+
+def restore(
+    callbacks: Iterable[Any],
+    states: Iterable[CallbackState],
+    arrays: Mapping[str, Any],
+) -> list[str]:
+    """Put the callbacks' states back.
+
+    Args:
+        callbacks: the callbacks of this run.
+        states: from `capture`.
+        arrays: the arrays that the states refer to.
+
+    Returns:
+        A sentence for each state or callback that has no counterpart.
+    """
+    waiting = {(state.kind, state.occurrence): state for state in states}
+    left_out = []
+    for kind, occurrence, callback in _counted(callbacks):
+        saved = waiting.pop((kind, occurrence), None)
+        protocol, names = _has_protocol(callback), _attributes_of(callback)
+        if saved is None:
+            if protocol or names is not None:
+                left_out.append(f"{kind} was not there when the checkpoint was made")
+            continue
+        values = json_values.decode(saved.state, dict(arrays))
+        if isinstance(callback, keras.callbacks.CSVLogger):
+            csv_log.set_state(callback, values)
+        elif protocol:
+            callback.set_state(values)
+        else:
+            for name in names or ():
+                if name in values:
+                    setattr(callback, name, values[name])
+    left_out += [f"{kind} is not among the callbacks any more" for kind, _ in waiting]
+    return left_out
+
+
+class ForgottenState:
+    """Finds callbacks that carry state from step to step which nobody saves.
+
+    Those are callbacks without the protocol, not known to us, with an attribute that
+    is another than it was when training began.
+
+    Args:
+        callbacks: the callbacks of the run, as training begins.
+    """
+
+    def __init__(self, callbacks: Iterable[Any]) -> None:
+        self._before = [
+            (callback, _plain_attributes(callback))
+            for callback in callbacks
+            if not _has_protocol(callback)
+            and _attributes_of(callback) is None
+            and not type(callback).__module__.startswith(("keras.", "persist_callba"))
+        ]
+
+    def found(self) -> list[str]:
+        """Name the classes of such callbacks, each once and never again."""
+        changed = [
+            callback
+            for callback, before in self._before
+            if _plain_attributes(callback) != before
+        ]
+        gone = {id(callback) for callback in changed}
+        self._before = [pair for pair in self._before if id(pair[0]) not in gone]
+        return sorted({type(callback).__qualname__ for callback in changed})
+
+
+def _plain_attributes(callback: Any) -> dict[str, Any]:
+    """Take what of a callback can be compared without cost: numbers, text, lengths."""
+    plain: dict[str, Any] = {}
+    for name, value in vars(callback).items():
+        if name in ("params", "_model"):
+            continue
+        if value is None or isinstance(value, (bool, int, float, str)):
+            plain[name] = value
+        elif isinstance(value, (list, dict, set)):
+            plain[name] = len(value)
+    return plain
+
+
+def _counted(callbacks: Iterable[Any]) -> Iterable[tuple[str, int, Any]]:
+    seen: Counter[str] = Counter()
+    for callback in callbacks:
+        kind = type(callback).__qualname__
+        yield kind, seen[kind], callback
+        seen[kind] += 1
+
+
+def _has_protocol(callback: Any) -> bool:
+    return callable(getattr(callback, "get_state", None)) and callable(
+        getattr(callback, "set_state", None)
+    )
+
+
+def _attributes_of(callback: Any) -> tuple[str, ...] | None:
+    for kind, names in _ATTRIBUTES.items():
+        if isinstance(callback, kind):
+            return names
+    return None

@@ -1,0 +1,184 @@
+"""Where in the data a run stands: the iterator's own state, or a counted replay."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import tensorflow as tf
+
+from persist_callbacks.training.fit_data import Beginning, FitData, Passed
+
+KEY = "data/iterator"
+
+
+@dataclass(frozen=True)
+class DataPosition:
+    """How the position in the data is kept.
+
+    Args:
+        way: ``iterator`` when the state of fit's iterator is in the checkpoint;
+            ``replay`` when batches are drawn and dropped on resume.
+        drawn: batches drawn from the iterator so far.
+        passed: how often the data were begun anew.
+        variables: how many variables of the pipeline are in the checkpoint, with their
+            values from when the iterator was made.
+        random: the generators' state from then, where Python makes the batches.
+        reason: why it is a replay, else empty.
+    """
+
+    way: Literal["iterator", "replay"]
+    drawn: int
+    passed: Passed
+    variables: int = 0
+    random: dict[str, Any] | None = None
+    reason: str = ""
+
+    def keys(self) -> list[str]:
+        """List the names of the tensors that go with it in the checkpoint."""
+        state = [KEY] if self.way == "iterator" else []
+        return state + self.variable_keys()
+
+    def variable_keys(self) -> list[str]:
+        """List the names of the pipeline's variables in the checkpoint."""
+        return [f"data/variables/{number}" for number in range(self.variables)]
+
+
+def capture(
+    iterator: Any,
+    drawn: int,
+    passed: Passed,
+    data: FitData | None,
+) -> tuple[DataPosition, dict[str, Any]]:
+    """Take the position of an iterator.
+
+    Runs on the train thread; costs what the pipeline's buffers cost to serialise.
+
+    Args:
+        iterator: the iterator that ``fit`` hands to the train function; None in a loop
+            that is not fit's.
+        drawn: batches drawn from it so far.
+        passed: how often the data were begun anew so far.
+        data: the data that the iterator goes through; None in a loop that is not fit's.
+
+    Returns:
+        The position, and the tensors that go with it into the checkpoint.
+    """
+
+    def replay(reason: str) -> tuple[DataPosition, dict[str, Any]]:
+        began = Beginning() if data is None else data.beginning
+        position = DataPosition(
+            "replay", drawn, passed, len(began.variables), began.random, reason
+        )
+        tensors = zip(position.variable_keys(), began.variables, strict=True)
+        return position, dict(tensors)
+
+    if iterator is None or data is None:
+        return replay("the loop is the caller's own")
+    if data.unsaved_randomness is not None:
+        return replay(data.unsaved_randomness)
+    if not isinstance(iterator, tf.data.Iterator):
+        return replay(f"{type(iterator).__name__} has no state to save")
+    try:
+        state = _iterator_state(iterator, strictly=not data.ignores_random_ops)
+    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError) as error:
+        # TensorFlow refuses pipelines with Python functions or stateful random ops.
+        reason = str(error.message).split("[Op:")[0].split("}} ")[-1].strip()
+        return replay(reason.removesuffix("."))
+    return DataPosition("iterator", drawn, passed), {KEY: state}
+
+
+class Rewinder:
+    """Brings fit's fresh iterator to a saved position.
+
+    Args:
+        position: from `capture`.
+        iterator: as many were made before it as before the one that was captured, and
+            nothing was drawn from it yet.
+    """
+
+    def __init__(self, position: DataPosition, iterator: Any) -> None:
+        self._position = position
+        self._iterator = iterator
+        self._fresh = _iterator_state(iterator) if position.way == "iterator" else None
+
+    @property
+    def replays(self) -> bool:
+        """Whether batches are drawn and dropped."""
+        return self._position.way == "replay"
+
+    def restore(
+        self,
+        tensors: dict[str, Any],
+        *,
+        already_drawn: int,
+        spare: Callable[[], Any],
+        progress: Callable[[int, int], None] | None = None,
+    ) -> None:
+        """Go to the position.
+
+        Args:
+            tensors: the tensors that `capture` gave.
+            already_drawn: batches drawn from the iterator since it was made.
+            spare: makes another iterator over the same data.
+            progress: called with the batches dropped so far and their total, in a
+                replay.
+        """
+        if self._position.way == "iterator":
+            self._restore_state(tensors[KEY], spare)
+            return
+        for done in range(already_drawn, self._position.drawn):
+            if progress is not None:
+                progress(done, self._position.drawn)
+            try:
+                next(self._iterator)
+            except StopIteration:
+                # A last execution of fewer steps: the epoch ends here anyway.
+                return
+
+    def _restore_state(self, state: Any, spare: Callable[[], Any]) -> None:
+        """Restore the iterator, and the seeds that its data set holds for later ones.
+
+        A reshuffling data set keeps a generator of seeds, and making an iterator takes
+        a pair from it; so does restoring one. A shuffle that is under way puts the
+        generator back to where it was when the state was saved. One whose input is
+        exhausted, as it is some batches before an epoch ends, has left the state, and
+        nothing says where the generator was: then the fresh iterator does.
+        """
+        _set_iterator_state(self._iterator, state)
+        after_one = _as_bytes(_iterator_state(spare()))
+        _set_iterator_state(self._iterator, state)
+        after_two = _as_bytes(_iterator_state(spare()))
+        if after_one == after_two:
+            # The spare iterators have taken seeds themselves.
+            _set_iterator_state(self._iterator, state)
+        else:
+            _set_iterator_state(spare(), self._fresh)
+
+
+def _iterator_state(iterator: Any, *, strictly: bool = False) -> Any:
+    """Serialise an iterator.
+
+    ``tf.train.Checkpoint(iterator=...)`` does the same and writes a file of its own;
+    this gives the tensor, which goes into our bundle. The resource has no public name.
+
+    Args:
+        iterator: an iterator over a ``tf.data.Dataset``.
+        strictly: refuse a pipeline with ops whose state is not part of an iterator's,
+            whatever policy its options set.
+    """
+    policy = tf.data.experimental.ExternalStatePolicy
+    return tf.raw_ops.SerializeIterator(
+        resource_handle=iterator._iterator_resource,
+        external_state_policy=(policy.FAIL if strictly else policy.IGNORE).value,
+    )
+
+
+def _set_iterator_state(iterator: Any, state: Any) -> None:
+    iterator._restore_from_tensors({"_STATE": state})
+
+
+def _as_bytes(state: Any) -> bytes:
+    serialized: bytes = tf.io.serialize_tensor(state).numpy()
+    return serialized

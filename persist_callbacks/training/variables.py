@@ -1,0 +1,385 @@
+"""Everything that training changes, as named tensors; and back."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import keras
+import tensorflow as tf
+
+from persist_callbacks.errors import ArchitectureMismatch
+from persist_callbacks.layer_names import renumber, stem
+
+Role = Literal["model", "optimizer", "metric", "seed", "other"]
+
+# A difference in these is refused; in the others it is reported.
+_STRUCTURAL: tuple[Role, ...] = ("model", "optimizer")
+
+
+@dataclass(frozen=True)
+class VariableInfo:
+    """What a checkpoint says of one variable.
+
+    Args:
+        key: its name in the checkpoint, such as ``dense/kernel``.
+        role: what it belongs to.
+        shape: its sizes.
+        dtype: TensorFlow's name of its dtype.
+    """
+
+    key: str
+    role: Role
+    shape: tuple[int, ...]
+    dtype: str
+
+    def same_structure(self, other: VariableInfo) -> bool:
+        """Whether the values of one mean the same in the other, whatever their names.
+
+        RMSprop's and Adagrad's variables have the same shapes and another meaning; an
+        optimizer's class is what its keys begin with.
+        """
+        return (self.role, self._optimizer, self.shape, self.dtype) == (
+            other.role,
+            other._optimizer,
+            other.shape,
+            other.dtype,
+        )
+
+    @property
+    def _optimizer(self) -> str:
+        return self.key.split("/")[0] if self.role == "optimizer" else ""
+
+    def __str__(self) -> str:
+        return f"{self.key} {self.dtype}{list(self.shape)}"
+
+
+@dataclass(frozen=True)
+class LiveVariable:
+    """A variable of the running program and its description."""
+
+    info: VariableInfo
+    variable: Any
+
+
+def optimizers_of(model: Any) -> list[Any]:
+    """List a model's optimizers: the compiled one first, then its own attributes'."""
+    found = [getattr(model, "optimizer", None), *vars(model).values()]
+    unique: dict[int, Any] = {}
+    for candidate in found:
+        if isinstance(candidate, keras.optimizers.Optimizer):
+            unique.setdefault(id(candidate), candidate)
+    return list(unique.values())
+
+
+def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVariable]:
+    """List every variable that training changes, in an order fixed by structure.
+
+    Args:
+        model: the Keras model.
+        seeds: further variables by name, such as the state of a global generator.
+
+    Returns:
+        Model, optimizer, metric and seed variables, then ``tf.Variable`` objects that
+        Keras itself does not track. Keys are unique and depend on the architecture
+        only, not on what else was built in the process.
+    """
+    names = _canonical_layer_names(model)
+    owners = _seed_owners(model)
+    live: list[LiveVariable] = []
+    taken: set[str] = set()
+    seen: set[int] = set()
+
+    def add(role: Role, key: str, variable: Any) -> None:
+        inner = getattr(variable, "value", variable)
+        inner = variable if callable(inner) else inner
+        if id(inner) in seen:
+            return
+        seen.add(id(inner))
+        unique = next(k for k in _numbered(key) if k not in taken)
+        taken.add(unique)
+        shape = tuple(int(size) for size in inner.shape)
+        info = VariableInfo(unique, role, shape, tf.as_dtype(inner.dtype).name)
+        live.append(LiveVariable(info, inner))
+
+    for variable in model.variables:
+        owner = owners.get(id(variable))
+        path = variable.path if owner is None else f"{owner}/{variable.path}"
+        add("model", _canonical_path(path, model.name, names), variable)
+    slots = {
+        variable.path.replace("/", "_"): _canonical_path(
+            variable.path, model.name, names
+        )
+        for variable in model.variables
+    }
+    for optimizer in optimizers_of(model):
+        for variable in optimizer.variables:
+            add("optimizer", _optimizer_key(optimizer, variable.path, slots), variable)
+    for metric in model.metrics:
+        for variable in metric.variables:
+            add("metric", f"metrics/{variable.path}", variable)
+    for key, variable in seeds:
+        add("seed", key, variable)
+    for name, variable in _untracked(model, seen):
+        key = _canonical_path(name, model.name, names)
+        add("other", f"other/{key or 'variable'}", variable)
+    return live
+
+
+def infos(live: Iterable[LiveVariable]) -> tuple[VariableInfo, ...]:
+    """List the descriptions of live variables."""
+    return tuple(item.info for item in live)
+
+
+def fingerprint(described: Sequence[VariableInfo], model: Any) -> str:
+    """Condense what must agree between a checkpoint and a model to go on training.
+
+    Args:
+        described: the variables' descriptions.
+        model: the Keras model, for the kinds of its optimizers.
+
+    Returns:
+        ``sha256:`` and a digest over order, shape and dtype of the model's and the
+        optimizers' variables and the optimizers' classes. Names are not part of it.
+    """
+    content = [
+        [[i.role, list(i.shape), i.dtype] for i in described if i.role in _STRUCTURAL],
+        [type(optimizer).__name__ for optimizer in optimizers_of(model)],
+    ]
+    text = json.dumps(content, separators=(",", ":"))
+    return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
+
+
+def capture(live: Iterable[LiveVariable]) -> dict[str, Any]:
+    """Take references to the present values; nothing is copied.
+
+    A dense update copies a buffer first when somebody else holds it, so what is
+    returned never changes. Runs on the train thread; some microseconds a variable.
+
+    Args:
+        live: the variables.
+
+    Returns:
+        Eager tensors by key. Drop each as soon as it is written: while it is held, the
+        next update of its variable pays for a copy.
+    """
+    return {item.info.key: _reference(item.variable) for item in live}
+
+
+def match(
+    saved: Sequence[VariableInfo],
+    live: Sequence[LiveVariable],
+    *,
+    where: object,
+    roles: Sequence[Role] = ("model", "optimizer", "metric", "seed", "other"),
+) -> tuple[list[tuple[str, LiveVariable]], list[str]]:
+    """Pair saved values with live variables by structure, not by name.
+
+    Args:
+        saved: what the checkpoint holds.
+        live: what the program has.
+        where: the checkpoint, for messages.
+        roles: which of them to pair.
+
+    Returns:
+        Pairs of a key in the checkpoint and the variable it goes to, and a sentence for
+        each group that could not be paired and may be left as it is.
+
+    Raises:
+        ArchitectureMismatch: the model's or optimizer's variables differ in number,
+            order, shape or dtype.
+    """
+    pairs: list[tuple[str, LiveVariable]] = []
+    left_out: list[str] = []
+    for role in roles:
+        ours = [info for info in saved if info.role == role]
+        theirs = [item for item in live if item.info.role == role]
+        unlike = differences(ours, [item.info for item in theirs])
+        if not unlike:
+            pairs += [(info.key, item) for info, item in zip(ours, theirs, strict=True)]
+        elif role in _STRUCTURAL:
+            raise ArchitectureMismatch(
+                where,
+                expected=f"the {role} variables of this program: {len(theirs)}",
+                found=f"{len(ours)} with these differences: " + "; ".join(unlike),
+                advice=(
+                    "Build and compile the model as when the checkpoint was made, or "
+                    "train into another directory."
+                ),
+            )
+        else:
+            left_out.append(f"{role} variables differ: " + "; ".join(unlike))
+    return pairs, left_out
+
+
+def differences(
+    saved: Sequence[VariableInfo], live: Sequence[VariableInfo], *, most: int = 5
+) -> list[str]:
+    """Say in what two lists of variables differ; empty when one fits the other."""
+    unlike = [
+        f"checkpoint has {ours or 'nothing'}, model has {theirs or 'nothing'}"
+        for ours, theirs in itertools.zip_longest(saved, live)
+        if ours is None or theirs is None or not ours.same_structure(theirs)
+    ]
+    if len(unlike) > most:
+        unlike = [*unlike[:most], f"and {len(unlike) - most} more"]
+    return unlike
+
+
+def restore(
+    pairs: Iterable[tuple[str, LiveVariable]], tensors: Mapping[str, Any]
+) -> None:
+    """Assign saved values to live variables.
+
+    Args:
+        pairs: from `match`.
+        tensors: values by the checkpoint's keys.
+    """
+    for key, item in pairs:
+        item.variable.assign(tensors[key])
+
+
+@dataclass(frozen=True)
+class ObjectGraph:
+    """What lets TensorFlow's object-based restore find the variables.
+
+    Args:
+        serialized: a ``TrackableObjectGraph``.
+        save_counter: an int64 scalar that must be saved under that very key.
+        keys: the keys that the restore reads, to the variables' own.
+    """
+
+    serialized: bytes = b""
+    save_counter: int = 0
+    keys: Mapping[str, str] = field(default_factory=dict)
+
+
+def object_graph(model: Any, live: Iterable[LiveVariable]) -> ObjectGraph:
+    """Describe the objects around the variables as TensorFlow's own checkpoints do.
+
+    Saved under ``_CHECKPOINTABLE_OBJECT_GRAPH``, it lets
+    ``tf.train.Checkpoint(model=model, optimizer=model.optimizer).restore`` find each
+    variable, under its readable key and a fixed ending. The format is
+    ``tensorflow/core/protobuf/trackable_object_graph.proto``.
+
+    Args:
+        model: the Keras model; its optimizer must be built.
+        live: the variables and their keys.
+
+    Returns:
+        The serialised proto, and what must be saved with it.
+    """
+    from tensorflow.core.protobuf import trackable_object_graph_pb2
+
+    keys = {id(item.variable): item.info.key for item in live}
+    parts = {"model": model}
+    if getattr(model, "optimizer", None) is not None:
+        parts["optimizer"] = model.optimizer
+    root = tf.train.Checkpoint(**parts)
+    counter = root.save_counter
+    keys[id(counter)] = "save_counter"
+    view = tf.train.TrackableView(root)
+    nodes = view.descendants()
+    number = {id(node): index for index, node in enumerate(nodes)}
+    proto = trackable_object_graph_pb2.TrackableObjectGraph()
+    further: dict[str, str] = {}
+    for node in nodes:
+        entry = proto.nodes.add()
+        for name, child in view.children(node).items():
+            entry.children.add(node_id=number[id(child)], local_name=name)
+        inner = node.value if isinstance(node, keras.Variable) else node
+        key = keys.get(id(inner))
+        if key is not None:
+            read_as = f"{key}/.ATTRIBUTES/VARIABLE_VALUE"
+            further[read_as] = key
+            entry.attributes.add(
+                name="VARIABLE_VALUE",
+                full_name=_bare(inner.name),
+                checkpoint_key=read_as,
+            )
+            entry.has_checkpoint_values.value = True
+    serialized = proto.SerializeToString(deterministic=True)
+    return ObjectGraph(serialized, int(counter.numpy()), further)
+
+
+def _reference(variable: Any) -> Any:
+    # A sparse access (Embedding) leaves a variable in copy-on-read mode, in which a
+    # plain read would copy all of it.
+    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
+    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def _numbered(key: str) -> Iterable[str]:
+    yield key
+    for number in itertools.count(1):
+        yield f"{key}_{number}"
+
+
+def _bare(name: str) -> str:
+    return name.split(":")[0]
+
+
+def _canonical_layer_names(model: Any) -> dict[str, str]:
+    """Map automatic names to those that they would be in a fresh process."""
+    pairs = {
+        (layer.name, stem(type(layer)))
+        for layer in model._flatten_layers(include_self=False)
+    }
+    pairs |= {
+        (part, "seed_generator")
+        for variable in model.variables
+        for part in variable.path.split("/")[:-1]
+        if part.startswith("seed_generator")
+    }
+    ordered = sorted(pairs)
+    return {
+        name: fresh for (name, _), fresh in zip(ordered, renumber(ordered), strict=True)
+    }
+
+
+def _canonical_path(path: str, root: str, names: Mapping[str, str]) -> str:
+    parts = path.split("/")
+    if len(parts) > 2 and parts[0] == root:
+        parts = parts[1:]
+    return "/".join([names.get(part, part) for part in parts[:-1]] + parts[-1:])
+
+
+def _seed_owners(model: Any) -> dict[int, str]:
+    """Name the layer of each seed generator, which its own path does not tell."""
+    owners: dict[int, str] = {}
+    for layer in model._flatten_layers(include_self=False):
+        for value in vars(layer).values():
+            if isinstance(value, keras.random.SeedGenerator):
+                owners.setdefault(id(value.state), layer.name)
+    return owners
+
+
+def _optimizer_key(optimizer: Any, path: str, slots: Mapping[str, str]) -> str:
+    """Turn ``adam/model_dense_kernel_velocity`` into ``adam/dense/kernel/velocity``."""
+    prefix = stem(type(optimizer))
+    # Between them stands the name of an optimizer that this one wraps.
+    name = path.split("/")[-1]
+    fitting = [flat for flat in slots if name.startswith(flat + "_")]
+    if fitting:
+        longest = max(fitting, key=len)
+        return f"{prefix}/{slots[longest]}/{name[len(longest) + 1 :]}"
+    return f"{prefix}/{name}"
+
+
+def _untracked(model: Any, seen: set[int]) -> list[tuple[str, Any]]:
+    """List variables in the model that Keras does not count as the model's.
+
+    Such as a ``tf.Variable`` or ``tf.random.Generator`` that is an attribute, and the
+    states of a stateful recurrent layer.
+    """
+    found = []
+    for node in tf.train.TrackableView(model).descendants():
+        variable = node.value if isinstance(node, keras.Variable) else node
+        if isinstance(variable, tf.Variable) and id(variable) not in seen:
+            name = node.path if node is not variable else _bare(variable.name)
+            found.append((name, variable))
+    return found

@@ -1,0 +1,367 @@
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from persist_callbacks.cli import commands, wording
+from persist_callbacks.records import Position, Score
+from persist_callbacks.storage.store import MANIFEST, META, STATE, Store
+
+DATA = "model.ckpt.data-00000-of-00001"
+SUBCOMMANDS = commands.list_commands(click.Context(commands))
+
+
+def run(*arguments: object) -> Result:
+    # Until click 8.2 the two streams were one unless asked for.
+    apart = inspect.signature(CliRunner).parameters.get("mix_stderr") is not None
+    runner = CliRunner(mix_stderr=False) if apart else CliRunner()
+    return runner.invoke(commands, [str(each) for each in arguments])
+
+
+def save(store: Store, step: int, loss: float | None, **more: Any) -> Path:
+    staged = store.stage(step)
+    for name in ("model.ckpt.index", DATA, STATE):
+        staged.write(name, b"x" * 1000)
+    return store.commit(
+        staged,
+        position=Position(epoch=step // 100, batch=step % 100, step=step),
+        fingerprint="f",
+        score=None if loss is None else Score("val_loss", loss, True),
+        **more,
+    ).path
+
+
+@pytest.fixture
+def ten(tmp_path: Path) -> Path:
+    """A run with ten checkpoints of a few bytes."""
+    losses = [0.9, 0.8, float("nan"), 0.2, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+    with Store.open_for_writing(tmp_path / "run") as store:
+        for number, loss in enumerate(losses, start=1):
+            save(store, number * 150, loss, finished=number == 10)
+    return tmp_path / "run"
+
+
+# Help and failures
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_explains_itself(name: str) -> None:
+    """Help has a sentence on what it does, on each option, and an example."""
+    command = commands.get_command(click.Context(commands), name)
+    assert command is not None
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            assert parameter.help, f"{name} {parameter.name} has no help"
+    result = run(name, "--help")
+    assert result.exit_code == 0
+    assert command.help
+    assert command.get_short_help_str(200).endswith(".")
+    assert f"\n    persist-callbacks {name} " in result.output
+
+
+def test_the_command_names_its_subcommands() -> None:
+    """Without arguments one is told what there is."""
+    output = run("--help").output
+    assert SUBCOMMANDS == ["list", "inspect", "freeze", "predict"]
+    for name in SUBCOMMANDS:
+        assert f"\n  {name} " in output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["list", "nowhere"], 1, "nowhere: expected a run directory, found nothing"),
+        (["inspect", "nowhere"], 1, "nowhere: expected a run directory, a checkpoint"),
+        (["inspect", "no.pb"], 1, "no.pb: expected"),
+        (["freeze", "nowhere", "-o", "x.pb"], 1, "nowhere: expected"),
+        (["predict", "no.pb", "--input", "x.npy"], 1, "x.npy: No such file"),
+        (["freeze", "nowhere"], 2, "Missing option '-o'"),
+        (["list"], 2, "Missing argument 'RUN'"),
+        (["lost"], 2, "No such command 'lost'"),
+        (["predict", "m.pb", "--input", "x.npy", "-o", "y.txt"], 2, "must end in .npy"),
+    ],
+)
+def test_failures_are_one_message_and_an_exit_code(
+    arguments: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """1 for what was not as expected, 2 for a wrong call; never a traceback."""
+    monkeypatch.chdir(tmp_path)
+    result = run(*arguments)
+    assert result.exit_code == code
+    assert message in result.stderr
+    assert result.stdout == ""
+    assert isinstance(result.exception, SystemExit)
+
+
+def test_as_a_module(ten: Path) -> None:
+    """`python -m persist_callbacks` is the same command, with its exit codes."""
+    module = [sys.executable, "-m", "persist_callbacks"]
+    good = subprocess.run([*module, "list", ten], capture_output=True, text=True)
+    assert good.returncode == 0
+    assert "ckpt-000001500" in good.stdout
+    bad = subprocess.run([*module, "list", ten / "x"], capture_output=True, text=True)
+    assert bad.returncode == 1
+    assert bad.stderr.startswith("Error: ")
+    assert "Traceback" not in bad.stderr
+
+
+# list
+
+
+def test_list_shows_every_checkpoint_with_its_marks(ten: Path) -> None:
+    """Step, epoch, batch, size and score; latest, best and finished are marked."""
+    result = run("list", ten)
+    assert result.exit_code == 0
+    lines = result.output.splitlines()
+    assert lines[0].split() == [
+        *("Checkpoint", "Step", "Epoch", "Batch", "Saved", "Size", "Score")
+    ]
+    assert len(lines) == 11
+    best = next(line for line in lines if "best" in line)
+    assert best.split()[:4] == ["ckpt-000000600", "600", "6", "0"]
+    assert "2.9 KiB" in best
+    assert best.split()[-3:] == ["val_loss", "0.2", "best"]
+    assert lines[-1].split()[-4:] == ["val_loss", "1", "latest,", "finished"]
+    assert "val_loss nan" in lines[3]
+
+
+def test_list_as_json(ten: Path) -> None:
+    """A program gets the same, numbers as numbers and NaN as text."""
+    found = json.loads(run("list", ten, "--json").stdout)
+    assert found["directory"] == str(ten)
+    assert len(found["run_id"]) == 32
+    rows = found["checkpoints"]
+    assert [row["step"] for row in rows] == list(range(150, 1501, 150))
+    assert [row["step"] for row in rows if row["best"]] == [600]
+    assert [row["step"] for row in rows if row["latest"]] == [1500]
+    assert [row["step"] for row in rows if row["finished"]] == [1500]
+    assert rows[2]["score"]["value"] == "nan"
+    assert rows[3] | {"saved_at": ""} == {
+        "name": "ckpt-000000600",
+        "step": 600,
+        "epoch": 6,
+        "batch": 0,
+        "saved_at": "",
+        "size": 3000,
+        "score": {"monitor": "val_loss", "value": 0.2, "lower_is_better": True},
+        "latest": False,
+        "best": True,
+        "finished": False,
+    }
+    assert found["damaged"] == []
+    assert found["set_aside"] == []
+
+
+def test_list_tells_what_is_damaged(ten: Path) -> None:
+    """A cut file and a missing manifest are seen, and what was set aside is named."""
+    os.truncate(ten / "ckpt-000001500" / DATA, 10)
+    (ten / "ckpt-000000600" / MANIFEST).unlink()
+    with Store.open_for_writing(ten) as store:
+        store.set_aside(ten / "ckpt-000000150", "a test")
+    output = run("list", ten).output
+    assert "expected 1000 bytes, found 10: the file is cut short" in output
+    assert output.count("damaged\n") == 2
+    assert "Set aside as damaged: damaged-ckpt-000000150" in output
+    found = json.loads(run("list", ten, "--json").stdout)
+    assert [each["name"] for each in found["damaged"]] == [
+        "ckpt-000000600",
+        "ckpt-000001500",
+    ]
+    assert [row["step"] for row in found["checkpoints"] if row["latest"]] == [1350]
+    assert found["set_aside"] == ["damaged-ckpt-000000150"]
+
+
+def test_list_of_a_run_that_has_saved_nothing(tmp_path: Path) -> None:
+    """A run that has begun and has no checkpoint yet is no failure."""
+    Store.open_for_writing(tmp_path).close()
+    assert run("list", tmp_path).output == "No checkpoints yet.\n"
+
+
+def test_list_loads_no_tensorflow(ten: Path) -> None:
+    """It must answer at once: neither TensorFlow, nor Keras, nor NumPy is loaded."""
+    code = """
+import sys
+from persist_callbacks.cli import commands
+commands(["list", sys.argv[1]], standalone_mode=False)
+print([name for name in ("tensorflow", "keras", "numpy") if name in sys.modules])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(ten)],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (-5, "just now"),
+        (0.4, "just now"),
+        (59, "59 s ago"),
+        (60, "1 min ago"),
+        (7199, "1 h ago"),
+        (86400 * 3, "3 d ago"),
+    ],
+)
+def test_ages(seconds: float, text: str) -> None:
+    """In the largest whole unit; a clock that was set back shows no negative age."""
+    assert wording.age(seconds) == text
+    now = time.time()
+    assert wording.moment(now - seconds, now=now).endswith(f"({text})")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (1023, "1023 B"),
+        (1024, "1.0 KiB"),
+        (1536 * 1024, "1.5 MiB"),
+        (5 * 1024**5, "5120.0 TiB"),
+    ],
+)
+def test_sizes(count: int, text: str) -> None:
+    """Binary units, one decimal."""
+    assert wording.size(count) == text
+
+
+# inspect, freeze, predict
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A run of a small model with one checkpoint and its graph, and the model."""
+    keras = pytest.importorskip("keras")
+    from persist_callbacks.graph.meta import to_meta
+    from persist_callbacks.graph.trace import trace
+    from persist_callbacks.storage import bundle
+
+    keras.utils.set_random_seed(1)
+    inputs = keras.Input((4,), name="pixels")
+    outputs = keras.layers.Dense(3, name="score", activation="softmax")(inputs)
+    model = keras.Model(inputs, outputs)
+    keys = {id(each.value): each.path for each in model.variables}
+    graph = trace(model, keys)
+    values = {each.path: each.numpy() for each in model.variables}
+    directory = tmp_path_factory.mktemp("trained") / "run"
+    with Store.open_for_writing(directory) as store:
+        staged = store.stage(7)
+        bundle.write(staged.prefix, {**values, "text": np.array(b"no number")})
+        staged.write(STATE, b"{}")
+        staged.write(META, to_meta(graph))
+        store.commit(staged, position=Position(0, 7, 7), fingerprint="f")
+    return directory, model
+
+
+@pytest.mark.parametrize("what", ["", "ckpt-000000007", "ckpt-000000007/model.ckpt"])
+def test_inspect_a_checkpoint(trained: tuple[Path, Any], what: str) -> None:
+    """Variables, parameters, bytes and operations, by whatever path one has."""
+    path = trained[0] / what
+    found = json.loads(run("inspect", path, "--json").stdout)
+    assert found["path"].endswith("ckpt-000000007/model.ckpt")
+    assert found["parameters"] == 4 * 3 + 3
+    assert found["bytes"] == 15 * 4
+    kernel = next(each for each in found["variables"] if each["shape"] == [4, 3])
+    assert kernel["dtype"] == "float32"
+    assert found["graph"]["ops"]["MatMul"] == 1
+    assert found["graph"]["op_count"] == sum(found["graph"]["ops"].values())
+    assert found["graph"]["inputs"][0]["shape"] == [None, 4]
+    text = run("inspect", path).output
+    assert f"{kernel['name']}  [4, 3]  float32" in " ".join(text.split("\n"))
+    assert "15 numbers, 60 B" in text
+    assert "[?, 4]" in text
+
+
+def test_inspect_a_checkpoint_of_tensorflow(tmp_path: Path) -> None:
+    """A stock checkpoint has variables to show, and no graph."""
+    tf = pytest.importorskip("tensorflow")
+    tf.train.Checkpoint(x=tf.Variable(tf.zeros([2, 5]))).save(str(tmp_path / "ckpt"))
+    found = json.loads(run("inspect", tmp_path, "--json").stdout)
+    assert "x/.ATTRIBUTES/VARIABLE_VALUE" in [v["name"] for v in found["variables"]]
+    assert found["graph"] is None
+    assert "There is no .meta with a graph." in run("inspect", tmp_path).output
+
+
+def test_freeze_inspect_predict(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    """From a run directory to predictions that are the model's, by commands alone."""
+    directory, model = trained
+    pb = tmp_path / "model.pb"
+    frozen = run("freeze", directory, "-o", pb)
+    assert frozen.exit_code == 0, frozen.output
+    assert "operations" in frozen.output
+    assert "input pixels float32[?, 4]" in frozen.output
+    assert "output score float32[?, 3]" in frozen.output
+    found = json.loads(run("inspect", pb, "--json").stdout)
+    assert found["bytes"] == pb.stat().st_size
+    assert found["graph"]["ops"]["MatMul"] == 1
+    assert f"{found['graph']['op_count']} operations of" in run("inspect", pb).output
+
+    x = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
+    np.save(tmp_path / "x.npy", x)
+    np.savez(tmp_path / "x.npz", pixels=x)
+    expected = model.predict(x, verbose=0)
+    for given in ("x.npy", "pixels=x.npy", "x.npz"):
+        name, separator, file = given.rpartition("=")
+        saved = tmp_path / "y.npy"
+        given = f"{name}{separator}{tmp_path / file}"
+        result = run("predict", pb, "--input", given, "-o", saved, "--batch-size", 4)
+        assert result.exit_code == 0, result.output
+        assert result.output == f"{saved}: score float32[6, 3]\n"
+        np.testing.assert_allclose(np.load(saved), expected, rtol=1e-5, atol=1e-6)
+    saved = tmp_path / "y.npz"
+    assert run("predict", pb, "--input", tmp_path / "x.npy", "-o", saved).exit_code == 0
+    np.testing.assert_allclose(np.load(saved)["score"], expected, rtol=1e-5, atol=1e-6)
+    shown = run("predict", pb, "--input", tmp_path / "x.npy").output
+    assert "score, the first 4 of 6:" in shown
+    assert f"{expected.mean():.6g}" in shown
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"no array", r"expected a \.npy or \.npz file of numbers or text"),
+        (b"", r"expected a \.npy or \.npz file"),
+        (b"PK\x03\x04 cut", r"expected a \.npy or \.npz file"),
+    ],
+)
+def test_a_file_that_is_no_array(tmp_path: Path, content: bytes, message: str) -> None:
+    """Named by the option it was given for, before any graph is loaded."""
+    (tmp_path / "x.npy").write_bytes(content)
+    result = run("predict", tmp_path / "no.pb", "--input", tmp_path / "x.npy")
+    assert result.exit_code == 1
+    assert re.search(message, result.stderr)
+
+
+def test_no_pickle_is_loaded(tmp_path: Path) -> None:
+    """An array of objects, which could run code, is refused."""
+    np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
+    result = run("predict", tmp_path / "no.pb", "--input", tmp_path / "x.npy")
+    assert result.exit_code == 1
+    assert "needs no pickle" in result.stderr
+
+
+def test_names_for_all_inputs_or_for_none(tmp_path: Path) -> None:
+    """Mixing named and unnamed arrays is a wrong call."""
+    np.save(tmp_path / "x.npy", np.zeros(2))
+    x = tmp_path / "x.npy"
+    result = run("predict", "no.pb", "--input", x, "--input", f"a={x}")
+    assert result.exit_code == 2
+    assert "give names to all inputs or to none" in result.stderr

@@ -1,0 +1,257 @@
+"""freezing.py and exporting.py: a checkpoint folder to a PB, with no model code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+
+import persist_callbacks
+from persist_callbacks import exporting
+from persist_callbacks.errors import (
+    CheckpointDamaged,
+    CheckpointNotFound,
+    DirectoryNotWritable,
+    NotAFrozenGraph,
+    PersistWarning,
+    TensorNotFound,
+)
+from persist_callbacks.graph.compare import compare, generate
+from persist_callbacks.graph.frozen import load_frozen_graph
+from persist_callbacks.graph.meta import to_meta
+from persist_callbacks.graph.signature import signature_path
+from persist_callbacks.graph.trace import run_live
+from persist_callbacks.records import GraphNames, Position
+from persist_callbacks.storage import bundle, layout
+from persist_callbacks.storage.store import Store
+
+
+def commit(directory: Path, made: zoo.Traced, *steps: int, meta: bool = True) -> Store:
+    """Commit checkpoints of a traced model as a training run does."""
+    with Store.open_for_writing(directory, versions={}) as store:
+        for step in steps:
+            staged = store.stage(step)
+            values = {key: tf.constant(value) for key, value in made.values.items()}
+            bundle.write(staged.prefix, values)
+            staged.write(layout.STATE, b"{}")
+            if meta:
+                staged.write(layout.META, to_meta(made.graph))
+            store.commit(
+                staged,
+                position=Position(0, step, step),
+                fingerprint="f",
+                score=None,
+                finished=False,
+            )
+    return Store.open_for_reading(directory)
+
+
+@pytest.mark.parametrize("kind", zoo.KINDS)
+def test_pb_of_a_checkpoint_is_the_pb_of_the_model(kind: str, tmp_path: Path) -> None:
+    """Freezing the folder later gives the very bytes that the live export gives."""
+    made = zoo.shared(kind)
+    commit(tmp_path / "run", made, 3)
+    later = tmp_path / "later.pb"
+    live = tmp_path / "live.pb"
+    persist_callbacks.freeze(tmp_path / "run", later)
+    exporting.write(exporting.build(made.graph, made.values), live)
+    assert later.read_bytes() == live.read_bytes()
+    assert signature_path(later).read_bytes() == signature_path(live).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "which", ["run", "run/ckpt-000000007", "run/ckpt-000000007/model.ckpt"]
+)
+def test_ways_to_name_a_checkpoint(which: str, tmp_path: Path) -> None:
+    """A run directory means its newest checkpoint; a folder or prefix means itself."""
+    made = zoo.traced(zoo.cnn, GraphNames(outputs=("p q",)))
+    commit(tmp_path / "run", made, 4, 7)
+    frozen = persist_callbacks.freeze(tmp_path / which, tmp_path / "new" / "m.pb")
+    assert frozen.path == tmp_path / "new" / "m.pb"
+    sample = generate(made.graph.inputs)
+    live = run_live(made.model, made.graph, sample)
+    found = {"p_q": frozen(sample)}
+    assert compare(live, found, atol=1e-5, rtol=1e-4).agrees
+    signature = load_frozen_graph(tmp_path / "new" / "m.pb").signature
+    assert signature is not None
+    assert signature.outputs[0].original == "p q"
+    assert signature.op_count == frozen.op_count
+
+
+def test_a_damaged_newest_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    """The run's newest sound checkpoint is frozen; the damaged one only by error."""
+    made = zoo.traced(zoo.mlp)
+    commit(tmp_path / "run", made, 1, 2)
+    newest = tmp_path / "run" / "ckpt-000000002"
+    data = newest / "model.ckpt.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[10] ^= 0xFF
+    data.write_bytes(content)
+    persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb")
+    with pytest.raises(CheckpointDamaged, match="ckpt-000000002"):
+        persist_callbacks.freeze(newest, tmp_path / "m.pb")
+
+
+def test_outputs_and_inputs_can_be_chosen(tmp_path: Path) -> None:
+    """A subset of outputs takes only the inputs it needs, or those named."""
+    made = zoo.traced(zoo.dicts)
+    commit(tmp_path / "run", made, 1)
+
+    def freeze(**kwargs: Any) -> Any:
+        return persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb", **kwargs)
+
+    echo = freeze(outputs=["echo"])
+    assert [info.name for info in echo.inputs] == ["b"]
+    np.testing.assert_array_equal(echo(np.ones((1, 7))), np.ones((1, 7)))
+    both = freeze(outputs=["score:0", "echo"], inputs=["b", "a"])
+    assert [info.name for info in both.inputs] == ["b", "a"]
+    assert [info.name for info in both.outputs] == ["score", "echo"]
+    with pytest.raises(TensorNotFound, match="every input that the outputs need"):
+        freeze(inputs=["b"])
+    with pytest.raises(TensorNotFound, match=r"image: expected an input of the graph"):
+        freeze(inputs=["image"])
+    with pytest.raises(TensorNotFound, match="logits: expected an output"):
+        freeze(outputs=["logits"])
+
+
+def test_inner_node_gets_its_shape_described(tmp_path: Path) -> None:
+    """An output that the model did not name has shape and dtype in the signature."""
+    made = zoo.traced(zoo.cnn)
+    inner = next(n.name for n in made.graph.graph_def.node if n.op == "MaxPool")
+    commit(tmp_path / "run", made, 1)
+    frozen = persist_callbacks.freeze(
+        tmp_path / "run", tmp_path / "m.pb", outputs=[inner]
+    )
+    assert frozen.outputs[0].shape == (None, 5, 5, 4)
+
+
+def test_tf1_folder(tmp_path: Path) -> None:
+    """A folder that TF1's Saver wrote freezes once its outputs are named."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 2], name="x")
+        w = v1.get_variable(
+            "w", initializer=tf.constant([[1.0], [2.0]]), use_resource=True
+        )
+        tf.matmul(x, w, name="y")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "old" / "model"), 5)
+    for place in (tmp_path / "old", tmp_path / "old" / "model-5"):
+        frozen = persist_callbacks.freeze(place, tmp_path / "m.pb", outputs=["y"])
+        np.testing.assert_array_equal(frozen([[1.0, 1.0]]), [[3.0]])
+        assert [info.name for info in frozen.inputs] == ["x"]
+    with pytest.raises(TensorNotFound, match="Name them"):
+        persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb")
+
+
+def test_checkpoint_without_a_graph(tmp_path: Path) -> None:
+    """No .meta: the error says where it was looked for and the other way to a PB."""
+    commit(tmp_path / "run", zoo.traced(zoo.mlp), 1, meta=False)
+    with pytest.raises(CheckpointNotFound, match=r"model\.ckpt\.meta.*FrozenGraphExp"):
+        persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb")
+    assert not (tmp_path / "m.pb").exists()
+
+
+def test_paths_that_are_no_checkpoint(tmp_path: Path) -> None:
+    """A path that leads nowhere, and a file, are each called what they are."""
+    with pytest.raises(CheckpointNotFound, match="nothing of that name"):
+        persist_callbacks.freeze(tmp_path / "gone", tmp_path / "m.pb")
+    (tmp_path / "notes.txt").write_text("hello")
+    with pytest.raises(CheckpointDamaged, match="found a file"):
+        persist_callbacks.freeze(tmp_path / "notes.txt", tmp_path / "m.pb")
+
+
+def test_pb_that_was_changed_is_refused(tmp_path: Path) -> None:
+    """A PB whose bytes are not those its signature is about does not load."""
+    made = zoo.traced(zoo.mlp)
+    path = tmp_path / "m.pb"
+    exporting.write(exporting.build(made.graph, made.values), path)
+    data = bytearray(path.read_bytes())
+    # One bit of a weight, so that it is a graph still.
+    weight = next(value for value in made.values.values() if value.ndim == 2)
+    data[data.index(weight.tobytes())] ^= 0x01
+    path.write_bytes(data)
+    with pytest.raises(NotAFrozenGraph, match=r"m\.signature\.json says, found .*xxh3"):
+        load_frozen_graph(path)
+
+
+def test_input_by_its_original_name(tmp_path: Path) -> None:
+    """A name that the graph could not hold still finds its input."""
+    made = zoo.traced(zoo.cnn, GraphNames(inputs=("my image",)))
+    path = tmp_path / "m.pb"
+    frozen = exporting.write(exporting.build(made.graph, made.values), path)
+    sample = np.zeros((1, 12, 12, 3), np.float32)
+    np.testing.assert_array_equal(
+        frozen({"my image": sample}), frozen({"my_image": sample})
+    )
+
+
+def test_a_kill_between_pb_and_signature_leaves_a_pb_that_loads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each durable call in turn, what lies there afterwards loads and runs."""
+    from persist_callbacks.storage import durable
+
+    old, new = zoo.traced(zoo.mlp), zoo.traced(zoo.mlp)
+    values = {k: v * 2 if v.dtype.kind == "f" else v for k, v in new.values.items()}
+    path = tmp_path / "m.pb"
+    sample = np.ones((1, 5), np.float32)
+    first = exporting.write(exporting.build(old.graph, old.values), path)(sample)
+    built = exporting.build(new.graph, values)
+    second = built.frozen(sample)
+    assert not np.array_equal(first, second)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object) -> None:
+        raise Killed
+
+    for name in ("remove_file", "replace_file"):
+        with monkeypatch.context() as patch:
+            patch.setattr(durable, name, killed)
+            with pytest.raises(Killed):
+                exporting.write(built, path)
+        np.testing.assert_array_equal(load_frozen_graph(path)(sample), first)
+    whole = durable.replace_file
+
+    def only_the_pb(target: Path, data: bytes) -> None:
+        if target.suffix == ".json":
+            raise Killed
+        whole(target, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "replace_file", only_the_pb)
+        with pytest.raises(Killed):
+            exporting.write(built, path)
+    np.testing.assert_array_equal(load_frozen_graph(path)(sample), second)
+
+
+def test_path_that_cannot_be_written(tmp_path: Path) -> None:
+    """A path below a file is an error of ours, with the path."""
+    made = zoo.traced(zoo.mlp)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DirectoryNotWritable, match=r"file/m\.pb"):
+        exporting.write(
+            exporting.build(made.graph, made.values), tmp_path / "file" / "m.pb"
+        )
+
+
+def test_input_that_cannot_be_made_up_is_said(tmp_path: Path) -> None:
+    """Where no made-up size fits an open dimension, the export warns and goes on."""
+    import keras
+
+    x = keras.Input((None, 2), name="x")
+    y = keras.layers.Lambda(lambda v: v[:, :3] + np.zeros((1, 3, 2), "float32"))(x)
+    y = keras.layers.Lambda(lambda v: v, name="y")(y)
+    tall = keras.layers.Lambda(
+        lambda v: tf.reshape(v, [-1, 5, 2]), output_shape=(5, 2), name="fives"
+    )(x)
+    made = zoo.traced(keras.Model(x, [y, tall]))
+    with pytest.warns(PersistWarning, match="Try it on input of your own"):
+        built = exporting.build(made.graph, made.values)
+    assert built.frozen(np.ones((1, 5, 2)))["fives"].shape == (1, 5, 2)

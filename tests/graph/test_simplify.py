@@ -1,0 +1,148 @@
+"""simplify.py: each pass makes the graph smaller and keeps its numbers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import zoo
+from tensorflow.python.grappler import tf_optimizer
+
+from persist_callbacks.graph import simplify as passes
+from persist_callbacks.graph.canonical import serialize
+from persist_callbacks.graph.compare import compare, generate
+from persist_callbacks.graph.freeze import freeze
+from persist_callbacks.graph.frozen import count_ops, from_graph_def
+
+
+def outputs_of(made: zoo.Traced, graph_def: Any) -> Any:
+    """Run a graph on the same made-up input each time."""
+    graph = from_graph_def(graph_def, made.graph.inputs, made.graph.outputs)
+    return zoo.by_name(graph(generate(made.graph.inputs)), made.outputs)
+
+
+@pytest.mark.parametrize("kind", zoo.KINDS)
+def test_simplified_graph_agrees_and_is_smaller(kind: str) -> None:
+    """All passes together: fewer nodes, the same outputs to rounding."""
+    made = zoo.shared(kind)
+    plain, simple = freeze(made.graph, made.values), made.frozen()
+    before, after = sum(count_ops(plain).values()), sum(count_ops(simple).values())
+    assert after < before
+    tolerance = 2e-2 if kind == "mixed_precision" else 1e-6
+    comparison = compare(
+        outputs_of(made, plain),
+        outputs_of(made, simple),
+        atol=tolerance,
+        rtol=tolerance,
+    )
+    assert comparison.agrees, str(comparison)
+
+
+@pytest.mark.parametrize("kind", zoo.KINDS)
+def test_simplifying_repeats_to_the_byte(kind: str) -> None:
+    """The same graph gives the same bytes each time it is simplified."""
+    made = zoo.shared(kind)
+    assert serialize(made.frozen()) == serialize(made.frozen())
+
+
+def test_batch_normalisation_folds_into_the_convolution() -> None:
+    """A convolution and its batch norm leave one Conv2D and one addition."""
+    ops = count_ops(zoo.traced(zoo.cnn).frozen())
+    assert ops["Conv2D"] == 1
+    assert "Rsqrt" not in ops
+    assert "Mul" not in ops
+
+
+def test_loops_stay_loops() -> None:
+    """A recurrent layer stays While; nothing of TF1's Enter and Exit appears."""
+    ops = count_ops(zoo.traced(zoo.recurrent).frozen())
+    assert ops["StatelessWhile"] == 3
+    assert not {"Enter", "Exit", "Switch", "Merge", "NextIteration"} & set(ops)
+
+
+def test_no_identity_but_the_outputs() -> None:
+    """Identities go, the named outputs stay, also where one reads an input directly."""
+    made = zoo.traced(zoo.dicts)
+    identities = [n.name for n in made.frozen().node if n.op == "Identity"]
+    assert sorted(identities) == sorted(made.outputs)
+
+
+def test_calls_are_inlined() -> None:
+    """A function call left by a layer disappears, and its numbers stay."""
+
+    @tf.function
+    def inner(x: Any) -> Any:
+        return tf.nn.relu(x) * 2.0
+
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        tf.identity(inner(x) + 1.0, name="y")
+    graph_def = graph.as_graph_def()
+    assert "PartitionedCall" in count_ops(graph_def)
+    simple = passes.simplify(graph_def, inputs=["x"], outputs=["y"])
+    assert not simple.library.function
+    assert "PartitionedCall" not in count_ops(simple)
+    found = from_graph_def(simple, None, None)(np.array([-1.0, 2.0], np.float32))
+    np.testing.assert_array_equal(found, [1.0, 5.0])
+
+
+def test_an_output_that_is_no_identity_keeps_its_name() -> None:
+    """An inner node wanted as output is still there by name after folding."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 2], name="x")
+        scaled = tf.multiply(tf.matmul(x, tf.eye(2)), 3.0, name="scaled")
+        tf.nn.relu(scaled, name="y")
+    simple = passes.simplify(
+        graph.as_graph_def(), inputs=["x"], outputs=["scaled", "y"]
+    )
+    by_name = {node.name: node.op for node in simple.node}
+    assert by_name["scaled"] == by_name["y"] == "Identity"
+
+
+def test_an_input_nobody_reads_stays() -> None:
+    """A caller that feeds every input still can."""
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.compat.v1.placeholder(tf.float32, [None], name="unused")
+        x = tf.compat.v1.placeholder(tf.float32, [None], name="x")
+        tf.identity(x + 1.0, name="y")
+    simple = passes.simplify(
+        graph.as_graph_def(), inputs=["x", "unused"], outputs=["y"]
+    )
+    placeholders = [n.name for n in simple.node if n.op == "Placeholder"]
+    assert placeholders == ["x", "unused"]
+
+
+def test_constants_lie_in_tensor_content() -> None:
+    """Every number of every constant is where other readers look for it."""
+    for node in zoo.traced(zoo.cnn).frozen().node:
+        if node.op == "Const":
+            proto = node.attr["value"].tensor
+            dtype = tf.as_dtype(proto.dtype)
+            elements = tf.TensorShape(proto.tensor_shape).num_elements()
+            assert len(proto.tensor_content) == dtype.size * elements, node.name
+
+
+def test_no_attribute_at_its_default() -> None:
+    """Attributes newer than a reader are not there unless they say something."""
+    for node in zoo.traced(zoo.attention).frozen().node:
+        assert not node.device
+        assert not [key for key in node.attr if key.startswith("_")]
+        assert not {"grad_a", "grad_b", "debug_name"} & set(node.attr)
+
+
+def test_nodes_are_in_topological_order() -> None:
+    """Each node comes after all that it reads."""
+    seen: set[str] = set()
+    for node in zoo.traced(zoo.recurrent).frozen().node:
+        assert {ref.split(":")[0].lstrip("^") for ref in node.input} <= seen
+        seen.add(node.name)
+
+
+def test_grappler_is_where_we_call_it() -> None:
+    """A TensorFlow that moves its graph optimizer fails here by name."""
+    assert callable(tf_optimizer.OptimizeGraph)

@@ -1,0 +1,454 @@
+"""FrozenGraphExport: one verified PB at train end, of the weights that were meant."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import keras
+import numpy as np
+import pytest
+
+from loops import CLASSES, FEATURES, data
+from persist_callbacks import (
+    FrozenGraphExport,
+    PeriodicCheckpoint,
+    freeze,
+    load_frozen_graph,
+)
+from persist_callbacks.errors import (
+    ArgumentError,
+    DirectoryNotWritable,
+    InputMismatch,
+    UnsupportedGraph,
+    VerificationFailed,
+)
+
+
+def linear(optimizer="sgd", *, known=True):
+    """The least that trains; without an Input it learns its shape from the data."""
+    layers = [keras.layers.Dense(CLASSES, activation="softmax", name="classes")]
+    if known:
+        layers.insert(0, keras.Input((FEATURES,), name="features"))
+    model = keras.Sequential(layers)
+    model.compile(optimizer, "sparse_categorical_crossentropy")
+    return model
+
+
+def two_by_two():
+    """Two inputs, two outputs."""
+    left = keras.Input((FEATURES,), name="left")
+    right = keras.Input((FEATURES,), name="right")
+    joined = keras.layers.Subtract()([left, keras.layers.Rescaling(2.0)(right)])
+    classes = keras.layers.Dense(CLASSES, activation="softmax", name="classes")(joined)
+    size = keras.layers.Dense(1, name="size")(joined)
+    model = keras.Model([left, right], [classes, size])
+    model.compile("sgd", ["sparse_categorical_crossentropy", "mse"])
+    return model
+
+
+def fit(model, *callbacks, epochs=1):
+    x, y = data()
+    target = y
+    if len(getattr(model, "inputs", None) or ()) == 2:
+        x, target = [x, x[::-1]], [y, np.abs(x).sum(axis=1)]
+    return model.fit(
+        x, target, batch_size=25, epochs=epochs, verbose=0, callbacks=callbacks
+    )
+
+
+def assert_same(frozen, model, x):
+    """The PB gives what the live model gives, for each output."""
+    live = keras.tree.flatten(model(x, training=False))
+    found = frozen.predict(x)
+    found = list(found.values()) if isinstance(found, dict) else [found]
+    assert len(found) == len(live)
+    for one, other in zip(found, live, strict=True):
+        np.testing.assert_allclose(one, other.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def names(infos):
+    return [info.name for info in infos]
+
+
+@pytest.mark.parametrize(
+    ("build", "options", "inputs", "outputs"),
+    [
+        (linear, {}, ["features"], ["classes"]),
+        (linear, {"outputs": ["predictions"]}, ["features"], ["predictions"]),
+        (linear, {"inputs": "x", "outputs": "y"}, ["x"], ["y"]),
+        (
+            two_by_two,
+            {"outputs": ["kind", "amount"], "inputs": ["a", "b"]},
+            ["a", "b"],
+            ["kind", "amount"],
+        ),
+        (
+            two_by_two,
+            {"outputs": {"size": "amount"}, "inputs": {"right": "b"}},
+            ["left", "b"],
+            ["classes", "amount"],
+        ),
+    ],
+)
+def test_names(build, options, inputs, outputs, tmp_path):
+    """Tensors bear the user's names, else the layers', in the model's order."""
+    model = build()
+    export = FrozenGraphExport(tmp_path / "model.pb", **options)
+    fit(model, export)
+    x, _ = data()
+    x = [x, x[::-1]] if build is two_by_two else x
+    frozen = load_frozen_graph(tmp_path / "model.pb")
+    assert (names(frozen.inputs), names(frozen.outputs)) == (inputs, outputs)
+    assert_same(frozen, model, x)
+    assert export.frozen_graph.path == tmp_path / "model.pb"
+    assert names(export.inference_graph.outputs) == outputs
+
+
+def test_signature(tmp_path, capsys):
+    """What stands beside the PB, and what is said of it."""
+    path = tmp_path / "deep" / "down" / "model.pb"
+    export = FrozenGraphExport(path, outputs=["class scores"], atol=1e-4, rtol=1e-3)
+    fit(linear(), export)
+    signature = json.loads((path.parent / "model.signature.json").read_text())
+    assert signature["inputs"] == [
+        {
+            "name": "features",
+            "shape": [None, FEATURES],
+            "dtype": "float32",
+            "original": None,
+        }
+    ]
+    (output,) = signature["outputs"]
+    # A graph cannot hold a space.
+    assert (output["name"], output["original"]) == ("class_scores", "class scores")
+    assert output["shape"] == [None, CLASSES]
+    assert signature["size"] == path.stat().st_size
+    assert signature["op_count"] == export.frozen_graph.op_count
+    comparison = signature["comparison"]
+    assert (comparison["atol"], comparison["rtol"]) == (1e-4, 1e-3)
+    assert comparison["outputs"][0]["name"] == "class_scores"
+    assert comparison["outputs"][0]["absolute"] < 1e-5
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"Frozen graph written to {path}: ")
+    assert "features float32[?, 6] -> class_scores float32[?, 3], largest" in printed
+
+
+class Scripted(keras.callbacks.Callback):
+    """Puts given values into the logs of the epochs."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self._values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self._values[epoch]
+
+
+class WeightsAt(keras.callbacks.Callback):
+    """Remembers the weights that each epoch has ended with."""
+
+    def __init__(self):
+        super().__init__()
+        self.weights = []
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.weights.append(self.model.get_weights())
+
+
+def test_best(tmp_path):
+    """which="best" writes the best epoch's weights and leaves the model as it was."""
+    run, seen = tmp_path / "run", WeightsAt()
+    model = linear()
+    fit(
+        model,
+        FrozenGraphExport(run / "model.pb", which="best"),
+        Scripted(0.5, 0.25, 0.75, 0.6),
+        seen,
+        PeriodicCheckpoint(
+            run, every_epochs=1, keep_last=1, monitor="score", mode="min", verbose=0
+        ),
+        epochs=4,
+    )
+    for left, right in zip(model.get_weights(), seen.weights[-1], strict=True):
+        np.testing.assert_array_equal(left, right)
+    x, _ = data()
+    last = model(x).numpy()
+    model.set_weights(seen.weights[1])
+    frozen = load_frozen_graph(run / "model.pb")
+    assert_same(frozen, model, x)
+    assert np.abs(frozen(x) - last).max() > 1e-4
+
+
+def test_best_needs_a_checkpoint_beside_it(tmp_path):
+    """Without a PeriodicCheckpoint nobody knows a best epoch: said before step 1."""
+    model = linear()
+    with pytest.raises(ArgumentError, match="which: expected a PeriodicCheckpoint"):
+        fit(model, FrozenGraphExport(tmp_path / "model.pb", which="best"))
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+def test_best_needs_a_monitor(tmp_path):
+    """A run without scores has no best checkpoint; said before the first step."""
+    model = linear()
+    with pytest.raises(ArgumentError, match="a PeriodicCheckpoint with monitor="):
+        fit(
+            model,
+            PeriodicCheckpoint(tmp_path / "run", verbose=0),
+            FrozenGraphExport(tmp_path / "model.pb", which="best"),
+        )
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+@pytest.mark.parametrize("ours_first", [True, False])
+def test_restored_best_weights(ours_first, tmp_path):
+    """What EarlyStopping puts back at train end is exported, whatever the order."""
+    export = FrozenGraphExport(tmp_path / "model.pb")
+    stop = keras.callbacks.EarlyStopping(
+        "score", mode="min", patience=1, restore_best_weights=True
+    )
+    others = [Scripted(0.25, 0.5, 0.75), stop, seen := WeightsAt()]
+    model = linear()
+    fit(model, *([export, *others] if ours_first else [*others, export]), epochs=3)
+    assert len(seen.weights) == 2
+    for one, other in zip(model.get_weights(), seen.weights[0], strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert_same(load_frozen_graph(tmp_path / "model.pb"), model, data()[0])
+
+
+def test_averaged_weights(tmp_path):
+    """An optimizer's averages, which Keras puts in at train end, are exported."""
+    model = linear(keras.optimizers.SGD(0.5, use_ema=True, ema_momentum=0.5))
+    fit(model, seen := WeightsAt(), FrozenGraphExport(tmp_path / "model.pb"), epochs=2)
+    assert np.abs(model.get_weights()[0] - seen.weights[-1][0]).max() > 1e-4
+    assert_same(load_frozen_graph(tmp_path / "model.pb"), model, data()[0])
+
+
+def test_unbuilt_sequential(tmp_path):
+    """A model without Input is traced and rehearsed at its first step."""
+    model = linear(known=False)
+    fit(model, FrozenGraphExport(tmp_path / "model.pb", inputs=["x"]))
+    frozen = load_frozen_graph(tmp_path / "model.pb")
+    assert [str(info) for info in frozen.inputs] == ["x float32[?, 6]"]
+    assert_same(frozen, model, data()[0])
+
+
+class Pair(keras.Model):
+    """A subclassed model that takes a dict, which no list or tensor stands for."""
+
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(CLASSES, activation="softmax")
+
+    def call(self, inputs):
+        return self.dense(inputs["left"] - 2.0 * inputs["right"])
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_subclassed_model_with_a_dict_of_inputs(built, tmp_path):
+    """What it takes is known from the data, and the comparison hands it a dict."""
+    x, y = data()
+    inputs = {"left": x, "right": x[::-1].copy()}
+    model = Pair()
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    if built:
+        model(inputs)
+    path = tmp_path / "model.pb"
+    model.fit(inputs, y, batch_size=25, verbose=0, callbacks=[FrozenGraphExport(path)])
+    frozen = load_frozen_graph(path)
+    assert names(frozen.inputs) == ["left", "right"]
+    assert frozen.signature.comparison is not None
+    assert_same(frozen, model, inputs)
+
+
+class Volatile(keras.layers.Layer):
+    """Adds what Python holds: a graph keeps what it was when it was traced."""
+
+    offset = 0.0
+
+    def call(self, inputs):
+        return inputs + Volatile.offset
+
+
+@pytest.fixture
+def steady():
+    yield
+    Volatile.offset = 0.0
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_graph_that_differs_from_the_model(verify, tmp_path):
+    """It is refused by how far it is off, and the older PB stays; unless unverified."""
+    path = tmp_path / "model.pb"
+    fit(linear(), FrozenGraphExport(path))
+    before = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+
+    def change(epoch, logs):
+        Volatile.offset = 1.0
+
+    drift = keras.callbacks.LambdaCallback(on_epoch_end=change)
+    model = keras.Sequential([keras.Input((FEATURES,)), Volatile()])
+    model.add(keras.layers.Dense(CLASSES, activation="softmax", name="dense"))
+    model.compile("sgd", "sparse_categorical_crossentropy")
+    export = FrozenGraphExport(path, verify=verify)
+    x, y = data()
+    options = {"batch_size": 25, "verbose": 0, "callbacks": [export, drift]}
+    if verify:
+        with pytest.raises(VerificationFailed) as raised:
+            model.fit(x, y, **options)
+        message = str(raised.value)
+        assert message.startswith(f"{path}: expected outputs like the live model's")
+        assert "dense: differs, largest difference" in message
+        after = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
+        assert after == before
+    else:
+        model.fit(x, y, **options)
+        assert path.read_bytes() != before["model.pb"]
+        assert load_frozen_graph(path).signature.comparison is None
+
+
+def test_random_numbers_at_inference(tmp_path):
+    """A layer that draws them anew each time cannot be exported: said before step 1."""
+
+    class Drawing(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.seeds = keras.random.SeedGenerator(1)
+
+        def call(self, inputs):
+            noise = keras.random.normal(keras.ops.shape(inputs), seed=self.seeds)
+            return inputs + noise
+
+    model = keras.Sequential([keras.Input((FEATURES,)), Drawing()])
+    model.add(keras.layers.Dense(CLASSES))
+    model.compile("sgd", "mse")
+    with pytest.raises(
+        UnsupportedGraph, match=r"drawing.*variable that inference chan"
+    ):
+        fit(model, FrozenGraphExport(tmp_path / "model.pb"))
+    assert int(model.optimizer.iterations.numpy()) == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("place", ["folder", "below a file"])
+def test_path_that_cannot_be_written(place, tmp_path):
+    """Said before the first step, by the path and what is there."""
+    (tmp_path / "taken").write_text("mine")
+    path = tmp_path / "taken" / "model.pb"
+    if place == "folder":
+        path = tmp_path / "folder"
+        path.mkdir()
+    model = linear()
+    found = "found a folder" if place == "folder" else "taken is a file"
+    with pytest.raises(DirectoryNotWritable, match=f"{path}: expected .*{found}"):
+        fit(model, FrozenGraphExport(path))
+    assert int(model.optimizer.iterations.numpy()) == 0
+    assert (tmp_path / "taken").read_text() == "mine"
+
+
+@pytest.mark.parametrize("kind", ["array", "list", "dict", "dict of old names"])
+def test_sample(kind, tmp_path):
+    """The comparison is made on the user's own batch, however the model takes it."""
+    x, _ = data(4)
+    options = {}
+    if kind == "array":
+        model, sample = linear(), x
+    else:
+        model, sample = two_by_two(), [x, x[::-1]]
+        options = {"inputs": {"left": "a b"}}
+        if kind == "dict":
+            sample = {"a b": x, "right": x}
+        elif kind == "dict of old names":
+            sample = {"left": x, "right": x}
+    path = tmp_path / "model.pb"
+    fit(model, FrozenGraphExport(path, sample=sample, **options))
+    assert load_frozen_graph(path).signature.comparison is not None
+
+
+def test_sample_that_the_model_does_not_take(tmp_path):
+    """A sample of a wrong shape is an error before the first step."""
+    model = linear()
+    sample = np.zeros((4, FEATURES + 1), "float32")
+    with pytest.raises(InputMismatch, match=r"features: expected .*\[\?, 6\], found"):
+        fit(model, FrozenGraphExport(tmp_path / "model.pb", sample=sample))
+    assert int(model.optimizer.iterations.numpy()) == 0
+
+
+def test_open_sizes(tmp_path):
+    """A model that takes no small picture is compared on a bigger one."""
+    inputs = keras.Input((None, None, 1), name="picture")
+    values = inputs
+    for _ in range(4):
+        values = keras.layers.Conv2D(1, 3, strides=2)(values)
+    values = keras.layers.GlobalAveragePooling2D()(values)
+    model = keras.Model(inputs, keras.layers.Dense(1)(values))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(1).standard_normal((4, 40, 40, 1)).astype("float32")
+    path = tmp_path / "model.pb"
+    model.fit(x, np.zeros(4), verbose=0, callbacks=[FrozenGraphExport(path)])
+    frozen = load_frozen_graph(path)
+    assert frozen.signature.comparison is not None
+    assert_same(frozen, model, x)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("which", "first", "'last' or 'best'"),
+        ("atol", -1.0, "a number of 0 or more"),
+        ("rtol", "small", "a number of 0 or more"),
+        ("atol", float("nan"), "a number of 0 or more"),
+        ("outputs", [""], "names, each a string that is not empty"),
+        ("inputs", [1], "names, each a string that is not empty"),
+    ],
+)
+def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):
+    """A value that an argument cannot have is an error at construction."""
+    with pytest.raises(ArgumentError) as raised:
+        FrozenGraphExport(tmp_path / "model.pb", **{argument: value})
+    assert str(raised.value).startswith(
+        f"{argument}: expected {expected}, found {value!r}. "
+    )
+
+
+def test_freezing_the_checkpoint_gives_the_same_bytes(tmp_path):
+    """The PB of freeze, which has no model code, is the one that training wrote."""
+    run = tmp_path / "run"
+    x, y = data()
+    model = two_by_two()
+    options = {"outputs": ["kind", "amount"], "inputs": ["a", "b"]}
+    model.fit(
+        [x, x[::-1]],
+        [y, np.abs(x).sum(axis=1)],
+        verbose=0,
+        callbacks=[
+            PeriodicCheckpoint(run, verbose=0),
+            FrozenGraphExport(run / "model.pb", **options),
+        ],
+    )
+    shutil.copytree(run, tmp_path / "copy")
+    freeze(tmp_path / "copy", tmp_path / "again.pb")
+    assert (tmp_path / "again.pb").read_bytes() == (run / "model.pb").read_bytes()
+
+
+def test_rerun_of_a_finished_run_exports_again(tmp_path):
+    """Nothing is trained, and the PB that was lost is there again, bit by bit."""
+    run = tmp_path / "run"
+
+    def go():
+        model = linear("adam")
+        export = FrozenGraphExport(run / "model.pb")
+        fit(model, PeriodicCheckpoint(run, verbose=0), export)
+        return (run / "model.pb").read_bytes()
+
+    first = go()
+    (run / "model.pb").unlink()
+    (run / "model.signature.json").unlink()
+    assert go() == first

@@ -1,0 +1,553 @@
+"""PeriodicCheckpoint in a real fit: when it saves, what stays, what it says."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import textwrap
+import warnings
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loops import CLASSES, FEATURES, Crash, CrashAt, data
+from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.errors import (
+    ArgumentError,
+    NothingToResume,
+    PersistWarning,
+    RunLocked,
+    SaveFailed,
+    UnexpectedRun,
+)
+from persist_callbacks.storage.store import Store
+
+
+def linear(**more):
+    """The least that trains: two variables."""
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, **more)
+    return model
+
+
+def fit(model, *callbacks, epochs=2, **more):
+    """Two epochs of seven steps."""
+    x, y = data()
+    return model.fit(
+        x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=callbacks, **more
+    )
+
+
+def ours(path, **options):
+    options.setdefault("verbose", 0)
+    return PeriodicCheckpoint(path, **options)
+
+
+def journal(run, event=None):
+    events = Store.open_for_reading(run).journal()
+    return [each for each in events if event in (None, each["event"])]
+
+
+def saved_steps(run):
+    return [int(each["checkpoint"][5:]) for each in journal(run, "saved")]
+
+
+def kept_steps(run):
+    return [
+        each.record.position.step for each in Store.open_for_reading(run).checkpoints()
+    ]
+
+
+class Scripted(keras.callbacks.Callback):
+    """Puts given values into the logs of the epochs, before ours reads them."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self._values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self._values[epoch]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "expected"),
+    [
+        ("every_steps", 0, "a whole number of 1 or more, or None"),
+        ("every_steps", 2.5, "a whole number of 1 or more, or None"),
+        ("every_steps", True, "a whole number of 1 or more, or None"),
+        ("every_epochs", -1, "a whole number of 1 or more, or None"),
+        ("every_seconds", 0, "a number above 0, or None"),
+        ("every_seconds", float("nan"), "a number above 0, or None"),
+        ("every_seconds", "60", "a number above 0, or None"),
+        ("max_overhead", 1.0, "a number above 0 and below 1, or None"),
+        ("max_overhead", 0, "a number above 0 and below 1, or None"),
+        ("keep_last", 0, "a whole number of 1 or more"),
+        ("keep_last", None, "a whole number of 1 or more"),
+        ("keep_best", -1, "a whole number of 0 or more"),
+        ("keep_every_seconds", 0, "a number of seconds above 0, or None"),
+        ("mode", "lower", "one of 'auto', 'min', 'max'"),
+        ("resume", True, "one of 'auto', 'must', 'never'"),
+        ("on_error", "ignore", "one of 'warn', 'raise'"),
+        ("verbose", 3, "one of 0, 1, 2"),
+        ("save_on_signal", "SIGTERM", "one of True, False"),
+    ],
+)
+def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):
+    """A value that an argument cannot have is an error at construction."""
+    with pytest.raises(ArgumentError) as raised:
+        PeriodicCheckpoint(tmp_path / "run", **{argument: value})
+    assert str(raised.value).startswith(
+        f"{argument}: expected {expected}, found {value!r}. "
+    )
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "fit_options", "compile_options", "expected"),
+    [
+        ({"every_steps": 3}, {}, {}, [3, 6, 9, 12, 14]),
+        ({"every_steps": 7}, {}, {}, [7, 14]),
+        ({"every_steps": 100}, {}, {}, [14]),
+        ({"every_epochs": 1}, {"epochs": 3}, {}, [7, 14, 21]),
+        ({"every_epochs": 2}, {"epochs": 5}, {}, [14, 28, 35]),
+        ({"every_steps": 5, "every_epochs": 1}, {}, {}, [5, 7, 12, 14]),
+        ({"every_seconds": 1e-9}, {"epochs": 1}, {}, [1, 2, 3, 4, 5, 6, 7]),
+        ({"every_seconds": 1e6}, {}, {}, [14]),
+        # Executions end at 3, 6, 7 (the last one is short), 10, 13, 14.
+        ({"every_steps": 2}, {}, {"steps_per_execution": 3}, [3, 6, 10, 13, 14]),
+        ({"every_steps": 4}, {}, {"steps_per_execution": 3}, [6, 10, 14]),
+        ({"every_epochs": 1}, {}, {"steps_per_execution": 3}, [7, 14]),
+        # One save costs more than one in a million of so short a run.
+        ({"every_steps": 1, "max_overhead": 1e-6}, {}, {}, [14]),
+    ],
+)
+@pytest.mark.usefixtures("synchronous")
+def test_triggers_are_kept_exactly(
+    options, fit_options, compile_options, expected, tmp_path
+):
+    """Which steps were saved, the last one included, by the run's own journal."""
+    run = tmp_path / "run"
+    fit(linear(**compile_options), ours(run, **options), **fit_options)
+    steps = saved_steps(run)
+    assert steps == expected
+    assert [each["reason"] for each in journal(run, "saved")][-1] == "finished"
+    newest = Store.open_for_reading(run).find("latest").record
+    assert newest.finished
+    assert newest.position.batch == 0
+    assert newest.position.step == expected[-1]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_optimizer_counts_the_steps_that_the_position_names(tmp_path):
+    """With several steps an execution too, step is what the optimizer has done."""
+    run = tmp_path / "run"
+    model = linear(steps_per_execution=3)
+    fit(model, ours(run, every_steps=1, keep_last=100))
+    for each in Store.open_for_reading(run).checkpoints():
+        reader = tf.train.load_checkpoint(each.prefix)
+        assert reader.get_tensor("sgd/iteration") == each.record.position.step
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_keep_last(tmp_path):
+    """Older checkpoints go as newer ones come, and the journal says which."""
+    run = tmp_path / "run"
+    fit(linear(), ours(run, every_steps=2, keep_last=2))
+    assert kept_steps(run) == [12, 14]
+    pruned = [name for each in journal(run, "saved") for name in each["pruned"]]
+    assert [int(name[5:]) for name in pruned] == [2, 4, 6, 8, 10]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_best_survives_and_a_worse_one_does_not_replace_it(tmp_path):
+    """Over a restart too, where most savers forget what the best one was."""
+    run = tmp_path / "run"
+
+    def go(*values, epochs):
+        options = {"every_epochs": 1, "keep_last": 1, "monitor": "score", "mode": "min"}
+        fit(linear(), ours(run, **options), Scripted(*values), epochs=epochs)
+        best = Store.open_for_reading(run).find("best").record
+        return kept_steps(run), best.position.step, best.score.value
+
+    assert go(0.5, 0.25, 0.75, epochs=3) == ([14, 21], 14, 0.25)
+    # Worse than the best of the first process, better than the last.
+    values = [None] * 3
+    assert go(*values, 0.3, 0.6, epochs=5) == ([14, 35], 14, 0.25)
+    values = [None] * 5
+    assert go(*values, 0.125, 0.9, epochs=7) == ([42, 49], 42, 0.125)
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_an_improvement_is_saved_whatever_the_triggers(tmp_path):
+    """A best epoch is not lost because no trigger fell on it; mode goes by the name."""
+    run = tmp_path / "run"
+    callback = ours(run, every_steps=1000, monitor="score", keep_last=1)
+    fit(linear(), callback, Scripted(0.5, 0.75, 0.6, 0.75, 0.1), epochs=5)
+    saved = [(int(e["checkpoint"][5:]), e["reason"]) for e in journal(run, "saved")]
+    # "score" is better when it is higher; an equal value is no improvement.
+    assert saved == [(7, "best"), (14, "best"), (35, "finished")]
+    assert kept_steps(run) == [14, 35]
+
+
+def test_monitor_that_is_not_in_the_logs(tmp_path):
+    """A misspelt monitor is said once, with what there is."""
+    with pytest.warns(
+        PersistWarning,
+        match=r"monitor='val_los' is not a number in the logs.*: loss\. No",
+    ) as caught:
+        fit(linear(), ours(tmp_path / "run", monitor="val_los"), epochs=3)
+    assert len([w for w in caught if w.category is PersistWarning]) == 1
+
+
+def test_resume_must_and_never(tmp_path):
+    """Neither mistake costs a run: both are errors before the first step."""
+    run = tmp_path / "run"
+    with pytest.raises(
+        NothingToResume, match=f'{run}: expected .* resume="must", found'
+    ):
+        fit(linear(), ours(run, resume="must"))
+    assert not run.exists()
+    first = ours(run, resume="never")
+    fit(linear(), first)
+    assert first.resume_point is None
+    before = journal(run)
+    with pytest.raises(UnexpectedRun, match='resume="never", found ckpt-000000014'):
+        fit(linear(), ours(run, resume="never"))
+    assert journal(run) == before
+    again = ours(run, resume="must")
+    fit(linear(), again, epochs=3)
+    assert again.resume_point.step == 14
+    assert again.resume_point.epoch == 2
+    assert saved_steps(run) == [14, 21]
+
+
+class InTheWay(keras.callbacks.Callback):
+    """Puts a file in the run directory's place, and takes it away again."""
+
+    def __init__(self, run, *, at, until=None):
+        super().__init__()
+        self._run, self._at, self._until = run, at, until
+        self._step = 0
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+    def on_train_batch_begin(self, batch, logs=None):
+        aside = self._run.with_name("aside")
+        if self._step == self._at:
+            self._run.rename(aside)
+            self._run.write_text("in the way")
+        if self._step == self._until:
+            self._run.unlink()
+            aside.rename(self._run)
+        self._step += 1
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_failed_save_is_warned_of_and_tried_again(tmp_path):
+    """The run directory away for a while costs those checkpoints, and not the run."""
+    run = tmp_path / "run"
+    callback = ours(run, every_steps=2, keep_last=100)
+    model = linear()
+    with pytest.warns(PersistWarning) as caught:
+        fit(model, InTheWay(run, at=3, until=7), callback)
+    messages = [str(w.message) for w in caught if w.category is PersistWarning]
+    assert len(messages) == 2
+    for message in messages:
+        assert message.startswith(f"{run}: expected to write a checkpoint, found ")
+        assert "newest safe checkpoint of this session is ckpt-000000002" in message
+        assert message.endswith("The next trigger tries again.")
+    assert kept_steps(run) == [2, 8, 10, 12, 14]
+    assert int(model.optimizer.iterations.numpy()) == 14
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_failed_save_stops_training_where_that_is_wanted(tmp_path):
+    """on_error="raise" ends fit at the next step, and says what the cause was."""
+    run = tmp_path / "run"
+    model = linear()
+    with pytest.raises(SaveFailed) as raised:
+        fit(model, InTheWay(run, at=3), ours(run, every_steps=2, on_error="raise"))
+    message = str(raised.value)
+    assert message.startswith(f"{run}: expected to write a checkpoint, found {run}/")
+    assert "Not a directory" in message
+    assert message.endswith(
+        "session is ckpt-000000002. Run the script again when the cause is gone."
+    )
+    assert int(model.optimizer.iterations.numpy()) == 5
+    # What was saved before is still there, and training goes on from it.
+    run.unlink()
+    (tmp_path / "aside").rename(run)
+    again = ours(run, every_steps=2, on_error="raise")
+    fit(model, again)
+    assert again.resume_point.step == 2
+    assert int(model.optimizer.iterations.numpy()) == 14
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_the_cause_is_chained(tmp_path):
+    """In a loop of the user's own, where Keras does not cut causes off."""
+    run = tmp_path / "run"
+    callback = ours(run, every_steps=2, on_error="raise")
+    with pytest.raises(SaveFailed) as raised:
+        own_loop(linear(), callback, InTheWay(run, at=3))
+    assert isinstance(raised.value.__cause__, SaveFailed)
+    assert isinstance(raised.value.__cause__.__cause__, OSError)
+
+
+class Deleted(keras.callbacks.Callback):
+    """Deletes the run directory before a batch of the first epoch."""
+
+    def __init__(self, run):
+        super().__init__()
+        self._run = run
+
+    def on_train_batch_begin(self, batch, logs=None):
+        if batch == 3 and self._run.exists():
+            shutil.rmtree(self._run)
+            self._run = Path(os.devnull)
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_the_next_save_makes_a_deleted_run_directory_again(tmp_path):
+    """Whoever deletes the run's folder loses what was in it, and no more."""
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        fit(linear(), Deleted(run), ours(run, every_steps=2), CrashAt(9))
+    assert kept_steps(run) == [4, 6, 8]
+    again = ours(run, every_steps=2)
+    fit(linear(), again)
+    assert again.resume_point.step == 8
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_failure_of_the_last_save_is_not_lost(tmp_path):
+    """At train end no later trigger comes, so the failure is told then."""
+    run = tmp_path / "run"
+    callback = ours(run, every_steps=100, on_error="raise")
+    with pytest.raises(SaveFailed, match=r"newest safe checkpoint .* is none yet"):
+        fit(linear(), InTheWay(run, at=3), callback)
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_journal(tmp_path):
+    """One line an event, with what a reader needs to follow the run."""
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        fit(linear(), ours(run, every_steps=3), CrashAt(8))
+    again = ours(run, every_steps=3)
+    fit(linear(), again)
+    events = journal(run)
+    assert [each["event"] for each in events] == [
+        *["saved"] * 2,
+        "resumed",
+        *["saved"] * 3,
+    ]
+    assert {each["run_id"] for each in events} == {
+        json.loads((run / "run.json").read_text())["run_id"]
+    }
+    saved, resumed = events[0], events[2]
+    assert set(saved) == {
+        *("time", "event", "run_id", "checkpoint"),
+        *("reason", "size", "seconds", "pruned"),
+    }
+    assert saved["reason"] == "steps"
+    position = [resumed[key] for key in ("checkpoint", "epoch", "batch", "step")]
+    assert position == ["ckpt-000000006", 0, 6, 6]
+    assert resumed["restored"][0].startswith("2 model + 2 optimizer")
+    assert resumed["not_restored"] == []
+    assert again.resume_point.as_event().items() <= resumed.items()
+
+
+class Forgetful(keras.callbacks.Callback):
+    """Counts batches, and tells nobody."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+        self.name = "steady"
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.count += 1
+
+
+def test_callbacks_that_hold_state_nobody_saves_are_named_once(tmp_path):
+    """The user learns which class it is, and the two methods that would help."""
+    steady = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: None)
+    with pytest.warns(PersistWarning) as caught:
+        fit(
+            linear(),
+            ours(tmp_path / "run", every_steps=2),
+            Forgetful(),
+            Forgetful(),
+            steady,
+        )
+    messages = [str(w.message) for w in caught if w.category is PersistWarning]
+    assert messages == [
+        "The state of these callbacks is not saved: Forgetful. Give them get_state() "
+        "and set_state(state), with values that JSON can hold."
+    ]
+
+
+def own_loop(model, callback, *others, epochs=3, crash=None):
+    """A loop as users write it, with a GradientTape and Keras' CallbackList."""
+    x, y = data()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    listed = keras.callbacks.CallbackList(
+        [*others, callback], model=model, epochs=epochs, steps=7, add_history=True
+    )
+    done = []
+    model.stop_training = False
+    listed.on_train_begin()
+    point = callback.resume_point
+    first = 0 if point is None else point.epoch
+    for epoch in range(first, epochs):
+        listed.on_epoch_begin(epoch)
+        skip = point.batch if point is not None and epoch == point.epoch else 0
+        for batch in range(skip, 7):
+            if len(done) == crash:
+                raise Crash
+            listed.on_train_batch_begin(batch)
+            rows = slice(8 * batch, 8 * batch + 8)
+            with tf.GradientTape() as tape:
+                value = loss(y[rows], model(x[rows], training=True))
+            gradients = tape.gradient(value, model.trainable_variables)
+            model.optimizer.apply(gradients, model.trainable_variables)
+            listed.on_train_batch_end(batch, {"loss": float(value)})
+            done.append((epoch, batch))
+        listed.on_epoch_end(epoch, {"loss": float(value)})
+    listed.on_train_end()
+    return done
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_loop_of_ones_own(tmp_path):
+    """A GradientTape loop is saved, goes on within an epoch, and ends with its bits."""
+
+    def fresh():
+        keras.utils.set_random_seed(3)
+        return linear()
+
+    expected = fresh()
+    assert len(own_loop(expected, ours(tmp_path / "other"))) == 21
+
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        own_loop(fresh(), ours(run, every_steps=4), crash=11)
+    callback, model = ours(run, every_steps=4), fresh()
+    done = own_loop(model, callback)
+    assert (callback.resume_point.epoch, callback.resume_point.batch) == (1, 1)
+    assert done[0] == (1, 1)
+    assert len(done) == 13
+    assert saved_steps(run) == [4, 8, 12, 16, 20, 21]
+    for one, other in zip(expected.variables, model.variables, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert int(model.optimizer.iterations.numpy()) == 21
+
+
+def test_hooks_called_by_hand_are_refused(tmp_path):
+    """Without a CallbackList nobody would tell us of the steps; say so at once."""
+    callback = ours(tmp_path / "run")
+    callback.set_model(linear())
+    with pytest.raises(ArgumentError, match=r"a call by hand.*CallbackList\(\["):
+        callback.on_train_begin()
+    assert not (tmp_path / "run").exists()
+
+
+HOLDER = """
+import sys
+from persist_callbacks.storage.store import Store
+with Store.open_for_writing(sys.argv[1]):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_fits_on_one_directory(tmp_path):
+    """The second process is told at once who holds it, and changes nothing."""
+    run = tmp_path / "run"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLDER), str(run)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])},
+        text=True,
+    )
+    try:
+        assert holder.stdout.readline() == "held\n"
+        before = sorted(path.name for path in run.iterdir())
+        model = linear()
+        with pytest.raises(
+            RunLocked, match=f"{run}: expected no other process.*{holder.pid}"
+        ):
+            fit(model, ours(run))
+        assert sorted(path.name for path in run.iterdir()) == before
+        assert int(model.optimizer.iterations.numpy()) == 0
+    finally:
+        holder.communicate()
+    # The model is not spoilt, nor the directory once the other process is gone.
+    fit(model, ours(run))
+    assert kept_steps(run) == [14]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_what_is_printed(tmp_path, capsys):
+    """0 prints nothing, 1 where a run goes on and how it ended, 2 each checkpoint."""
+    run = tmp_path / "run"
+    fit(linear(), ours(run, every_epochs=1, verbose=0))
+    fit(linear(), ours(run, every_epochs=1, verbose=0), epochs=3)
+    assert capsys.readouterr() == ("", "")
+    fit(linear(), ours(run, every_epochs=1, verbose=1), epochs=4)
+    out = capsys.readouterr().out.splitlines()
+    assert out[0].startswith(f"Resuming from ckpt-000000021 in {run}, saved ")
+    assert out[0].endswith(": epoch 4, batch 0, step 21")
+    assert out[-1] == (
+        f"1 checkpoints written to {run}, the last one is ckpt-000000028."
+    )
+    fit(linear(), ours(run, every_epochs=1, verbose=1), epochs=4)
+    assert capsys.readouterr().out == (
+        f"Nothing left to train: the run in {run} is at the end of epoch 4, step 28, "
+        "and its weights are restored from ckpt-000000028.\n"
+    )
+    fit(linear(), ours(run, every_epochs=1, verbose=2), epochs=6)
+    assert "Checkpoint of step 35 (epochs)\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_fit_without_the_callback_after_one_that_died(tmp_path):
+    """What a crash left on the model does not save or count another fit's steps."""
+    run = tmp_path / "run"
+    model = linear()
+    callback = ours(run, every_steps=2)
+    with pytest.raises(Crash):
+        fit(model, callback, CrashAt(5))
+    assert saved_steps(run) == [2, 4]
+    fit(model, epochs=3)
+    assert int(model.optimizer.iterations.numpy()) == 26
+    assert saved_steps(run) == [2, 4]
+    with Store.open_for_writing(run):
+        pass
+
+
+def test_the_directory_is_free_after_fit(tmp_path):
+    """Nothing of a fit that has ended keeps the run directory from another writer."""
+    run = tmp_path / "run"
+    model = linear()
+    fit(model, ours(run))
+    with Store.open_for_writing(run) as store:
+        assert len(store.checkpoints()) == 1
+    # Neither does the model keep a wrapper or an epoch to begin with.
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        history = fit(model, epochs=1)
+    assert history.epoch == [0]

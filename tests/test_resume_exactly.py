@@ -1,0 +1,353 @@
+"""A run that is broken off and run again ends like one that never was."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loops import (
+    CLASSES,
+    FEATURES,
+    Crash,
+    data,
+    sequential,
+    train,
+    train_with_crashes,
+)
+from persist_callbacks.errors import DataMismatch
+from persist_callbacks.storage.store import Store
+
+pytestmark = pytest.mark.usefixtures("deterministic", "synchronous")
+
+
+def linear():
+    """The least that trains."""
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def functional():
+    """Two inputs, two outputs, SGD with momentum."""
+    left = keras.Input((FEATURES,), name="left")
+    right = keras.Input((FEATURES,), name="right")
+    shared = keras.layers.Dense(8, activation="tanh")
+    joined = keras.layers.Concatenate()([shared(left), shared(right)])
+    joined = keras.layers.Dropout(0.2)(joined)
+    classes = keras.layers.Dense(CLASSES, activation="softmax", name="classes")(joined)
+    size = keras.layers.Dense(1, name="size")(joined)
+    model = keras.Model([left, right], {"classes": classes, "size": size})
+    model.compile(
+        keras.optimizers.SGD(0.05, momentum=0.9),
+        loss={"classes": "sparse_categorical_crossentropy", "size": "mse"},
+        metrics={"classes": "accuracy"},
+    )
+    return model
+
+
+def unbuilt():
+    """A Sequential that learns its input's shape from the first batch."""
+    model = keras.Sequential(
+        [keras.layers.Dense(8, activation="relu"), keras.layers.Dense(CLASSES)]
+    )
+    model.compile(
+        "rmsprop",
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    return model
+
+
+def arrays(model, callbacks, **more):
+    x, y = data()
+    return model.fit(
+        x, y, batch_size=8, epochs=4, verbose=0, callbacks=callbacks, **more
+    )
+
+
+def arrays_with_validation(model, callbacks):
+    return arrays(model, callbacks, validation_split=0.2)
+
+
+def two_inputs(model, callbacks):
+    x, y = data()
+    size = np.abs(x).sum(axis=1, keepdims=True)
+    return model.fit(
+        [x, x[::-1]],
+        {"classes": y, "size": size},
+        batch_size=8,
+        epochs=4,
+        verbose=0,
+        validation_data=([x[:9], x[9:18]], {"classes": y[:9], "size": size[:9]}),
+        callbacks=callbacks,
+    )
+
+
+def reshuffled(model, callbacks):
+    dataset = tf.data.Dataset.from_tensor_slices(data()).shuffle(50).batch(8)
+    return model.fit(dataset, epochs=4, verbose=0, callbacks=callbacks)
+
+
+def repeated(model, callbacks):
+    dataset = tf.data.Dataset.from_tensor_slices(data()).shuffle(50).repeat().batch(8)
+    return model.fit(
+        dataset, epochs=4, steps_per_epoch=5, verbose=0, callbacks=callbacks
+    )
+
+
+def unknown_length(model, callbacks):
+    x, y = data()
+    dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(50)
+    dataset = dataset.filter(lambda row, label: row[0] > -0.5).batch(8).prefetch(2)
+    return model.fit(dataset, epochs=4, verbose=0, callbacks=callbacks)
+
+
+CASES = {
+    "arrays": (sequential, arrays, {"every_steps": 3}),
+    "arrays, validation, SGD": (
+        lambda: sequential("sgd"),
+        arrays_with_validation,
+        {"every_steps": 2},
+    ),
+    "two inputs and outputs": (functional, two_inputs, {"every_steps": 3}),
+    "tf.data reshuffled": (sequential, reshuffled, {"every_steps": 3}),
+    "tf.data repeated": (sequential, repeated, {"every_steps": 4}),
+    "tf.data of unknown length": (sequential, unknown_length, {"every_steps": 3}),
+    "unbuilt Sequential": (unbuilt, arrays, {"every_steps": 3}),
+    "every epoch": (sequential, arrays, {"every_epochs": 1}),
+    "every second": (sequential, reshuffled, {"every_seconds": 1e-6}),
+    "no trigger": (sequential, arrays, {}),
+}
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_crashes_leave_no_trace(name, tmp_path):
+    """Weights, optimizer, seeds and History are equal after two crashes."""
+    build, fit, options = CASES[name]
+    expected = train(build, fit, None)
+    found = train_with_crashes(build, fit, tmp_path / "run", [8, 7], **options)
+    assert found == expected
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("fit", [reshuffled, unknown_length, repeated, arrays])
+@pytest.mark.parametrize("step", [1, 6, 7, 8, 13])
+def test_any_step_is_a_good_one_to_go_on_from(fit, step, tmp_path):
+    """The last steps of an epoch too, where shuffle buffers have run empty."""
+    expected = _uninterrupted(fit)
+    crash = [step + 1]
+    found = train_with_crashes(linear, fit, tmp_path / "run", crash, every_steps=step)
+    assert found == expected
+
+
+@functools.cache
+def _uninterrupted(fit):
+    return train(linear, fit, None)
+
+
+def test_saving_changes_nothing(tmp_path):
+    """A run that is saved at every step ends like one without any callback of ours."""
+    expected = train(sequential, arrays_with_validation, None)
+    found = train(
+        sequential, arrays_with_validation, tmp_path / "run", every_seconds=1e-6
+    )
+    assert found == expected
+
+
+def test_callbacks_decide_as_they_would_have(tmp_path):
+    """EarlyStopping and ReduceLROnPlateau keep their patience over a crash."""
+
+    def callbacks():
+        return [
+            keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=10.0),
+            keras.callbacks.EarlyStopping(
+                "loss", patience=3, min_delta=10.0, restore_best_weights=True
+            ),
+        ]
+
+    def fit(model, members):
+        x, y = data()
+        return model.fit(x, y, batch_size=8, epochs=9, verbose=0, callbacks=members)
+
+    expected = train(sequential, fit, None, callbacks=callbacks())
+    assert expected.epochs == (0, 1, 2, 3)
+    found = train_with_crashes(
+        sequential,
+        fit,
+        tmp_path / "run",
+        [9, 6],
+        every_steps=3,
+        callbacks=callbacks,
+    )
+    assert found == expected
+    # And rerunning what has ended by EarlyStopping trains nothing more.
+    again = train(
+        sequential, fit, tmp_path / "run", every_steps=3, callbacks=callbacks()
+    )
+    assert again == expected
+
+
+class Counter(keras.callbacks.Callback):
+    """A user's callback with state of its own and the documented protocol."""
+
+    def __init__(self):
+        super().__init__()
+        self.batches = []
+
+    def on_train_batch_end(self, batch, logs=None):
+        self.batches.append(batch)
+
+    def get_state(self):
+        return {"batches": self.batches}
+
+    def set_state(self, state):
+        self.batches = state["batches"]
+
+
+def test_a_users_callback_sees_each_batch_once(tmp_path):
+    """Batches that are done pass by unseen, and the protocol carries the rest over."""
+    counters = []
+
+    def callbacks():
+        counters.append(Counter())
+        return counters[-1:]
+
+    train(sequential, arrays, None, callbacks=callbacks())
+    train_with_crashes(
+        sequential, arrays, tmp_path / "run", [10], every_steps=3, callbacks=callbacks
+    )
+    assert counters[-1].batches == counters[0].batches
+
+
+def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(tmp_path):
+    """A rerun with a larger total ends like a run that had it from the start."""
+
+    def epochs(total):
+        def fit(model, members):
+            x, y = data()
+            return model.fit(
+                x, y, batch_size=8, epochs=total, verbose=0, callbacks=members
+            )
+
+        return fit
+
+    first = train(sequential, epochs(2), tmp_path / "run")
+    assert train(sequential, epochs(2), tmp_path / "run") == first
+    longer = train(sequential, epochs(4), tmp_path / "run")
+    assert longer == train(sequential, epochs(4), None)
+
+
+def test_going_on_after_averaged_weights(tmp_path):
+    """What train end puts into the weights does not leak into further epochs."""
+
+    def averaging():
+        return sequential(keras.optimizers.Adam(0.01, use_ema=True, ema_momentum=0.9))
+
+    def epochs(total):
+        def fit(model, members):
+            x, y = data()
+            return model.fit(
+                x, y, batch_size=8, epochs=total, verbose=0, callbacks=members
+            )
+
+        return fit
+
+    ended = train(averaging, epochs(2), tmp_path / "run")
+    assert ended == train(averaging, epochs(2), None)
+    assert train(averaging, epochs(2), tmp_path / "run") == ended
+    longer = train(averaging, epochs(3), tmp_path / "run")
+    assert longer == train(averaging, epochs(3), None)
+
+
+def test_another_process_may_have_built_other_models(tmp_path):
+    """Automatic names, which depend on what was built before, do not break a resume."""
+
+    def after_others():
+        keras.layers.Dense(2), keras.layers.BatchNormalization(), sequential()
+        keras.utils.set_random_seed(3)
+        return sequential()
+
+    def with_seed_set_again():
+        keras.utils.set_random_seed(3)
+        return sequential()
+
+    expected = train(with_seed_set_again, arrays, None)
+    with pytest.raises(Crash):
+        train(
+            with_seed_set_again,
+            arrays,
+            tmp_path / "run",
+            crash_after=9,
+            every_steps=3,
+        )
+    assert train(after_others, arrays, tmp_path / "run", every_steps=3) == expected
+
+
+def test_moved_directory(tmp_path):
+    """A run directory that is moved, its `checkpoint` file gone, is resumed from."""
+    expected = train(sequential, arrays, None)
+    with pytest.raises(Crash):
+        train(sequential, arrays, tmp_path / "run", crash_after=9, every_steps=3)
+    (tmp_path / "run" / "checkpoint").unlink()
+    (tmp_path / "run").rename(tmp_path / "moved")
+    found = train(sequential, arrays, tmp_path / "moved", every_steps=3)
+    assert found == expected
+    resumed = [
+        json.loads(line)
+        for line in (tmp_path / "moved" / "journal.jsonl").read_text().splitlines()
+        if json.loads(line)["event"] == "resumed"
+    ]
+    assert resumed[-1]["step"] > 0
+
+
+def test_damaged_newest_checkpoint_is_set_aside(tmp_path):
+    """A flipped byte costs the newest checkpoint, and not the run."""
+    expected = train(sequential, arrays, None)
+    with pytest.raises(Crash):
+        train(sequential, arrays, tmp_path / "run", crash_after=16, every_seconds=1e-6)
+    newest = Store.open_for_reading(tmp_path / "run").find("latest")
+    shard = newest.path / "model.ckpt.data-00000-of-00001"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 0x40
+    shard.write_bytes(content)
+    assert train(sequential, arrays, tmp_path / "run", every_steps=3) == expected
+    aside = [p.name for p in (tmp_path / "run").iterdir() if "damaged" in p.name]
+    assert aside == [f"damaged-{newest.path.name}"]
+
+
+def test_other_batch_size_is_refused_within_an_epoch(tmp_path):
+    """A position between two batches means nothing for batches of another size."""
+
+    def smaller(model, members):
+        x, y = data()
+        return model.fit(x, y, batch_size=4, epochs=4, verbose=0, callbacks=members)
+
+    with pytest.raises(Crash):
+        train(sequential, arrays, tmp_path / "run", crash_after=12, every_seconds=1e-6)
+    before = sorted(p.name for p in (tmp_path / "run").iterdir())
+    with pytest.raises(DataMismatch, match="expected 7 batches in an epoch"):
+        train(sequential, smaller, tmp_path / "run")
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == before
+
+
+def test_fit_again_after_an_exception(tmp_path):
+    """The same callback and model train on after a fit that died, as in a notebook."""
+    from loops import CrashAt
+    from persist_callbacks import PeriodicCheckpoint
+
+    keras.utils.set_random_seed(3)
+    model = sequential()
+    ours = PeriodicCheckpoint(tmp_path / "run", every_steps=3, verbose=0)
+    x, y = data()
+    with pytest.raises(Crash):
+        model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[ours, CrashAt(9)])
+    history = model.fit(x, y, batch_size=8, epochs=3, verbose=0, callbacks=[ours])
+    assert history.epoch == [0, 1, 2]
+    assert ours.resume_point is not None
+    assert int(model.optimizer.iterations.numpy()) == 21

@@ -1,0 +1,169 @@
+"""What callbacks decide by is taken and put back; what nobody saves is named."""
+
+from __future__ import annotations
+
+import json
+
+import keras
+import numpy as np
+import pytest
+
+from persist_callbacks.errors import ArgumentError
+from persist_callbacks.training import callback_state
+from persist_callbacks.training.callback_state import CallbackState, ForgottenState
+
+
+def through_json(states):
+    """The states as a checkpoint gives them back."""
+    return [
+        CallbackState(s.kind, s.occurrence, json.loads(json.dumps(s.state)))
+        for s in states
+    ]
+
+
+def carry_over(before, after):
+    """Take the state of some callbacks and give it to others."""
+    states, arrays = callback_state.capture(before)
+    return callback_state.restore(after, through_json(states), arrays)
+
+
+def stopping():
+    callback = keras.callbacks.EarlyStopping(patience=2, restore_best_weights=True)
+    callback.on_train_begin()
+    return callback
+
+
+def test_early_stopping():
+    """Patience, best value and best weights, the value before the first one too."""
+    fresh, other = stopping(), stopping()
+    assert carry_over([fresh], [other]) == []
+    assert other.best == fresh.best
+    old, new = stopping(), stopping()
+    old.wait, old.best, old.best_epoch, old.stopped_epoch = 1, np.float32(0.1), 3, 0
+    old.best_weights = [np.arange(3.0), np.float32(2)]
+    assert carry_over([old], [new]) == []
+    assert (new.wait, new.best_epoch, new.stopped_epoch) == (1, 3, 0)
+    assert new.best == np.float32(0.1)
+    assert type(new.best) is np.float32
+    np.testing.assert_array_equal(new.best_weights[0], np.arange(3.0))
+    assert new.best_weights[1] == np.float32(2)
+
+
+def test_reduce_learning_rate():
+    """Patience and cooldown."""
+    old = keras.callbacks.ReduceLROnPlateau()
+    new = keras.callbacks.ReduceLROnPlateau()
+    old.on_train_begin(), new.on_train_begin()
+    old.wait, old.cooldown_counter, old.best = 2, 1, 0.5
+    assert carry_over([old], [new]) == []
+    assert (new.wait, new.cooldown_counter, new.best) == (2, 1, 0.5)
+
+
+def test_model_checkpoint(tmp_path):
+    """The best value so far, so that a worse model does not overwrite a better one."""
+    path = tmp_path / "best.keras"
+    old = keras.callbacks.ModelCheckpoint(path, save_best_only=True)
+    new = keras.callbacks.ModelCheckpoint(path, save_best_only=True)
+    old.best, old._batches_seen_since_last_saving, old._last_batch_seen = 0.25, 3, 7
+    assert carry_over([old], [new]) == []
+    assert new.best == 0.25
+    assert new._batches_seen_since_last_saving == 3
+    assert new._last_batch_seen == 7
+
+
+@pytest.mark.parametrize("kind", list(callback_state._ATTRIBUTES))
+def test_keras_callbacks_still_have_their_attributes(kind, tmp_path):
+    """A version that renames what a callback decides by fails here, by its name."""
+    options = {
+        keras.callbacks.ModelCheckpoint: {"filepath": tmp_path / "x.keras"},
+        keras.callbacks.TensorBoard: {"log_dir": tmp_path, "write_graph": False},
+    }
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
+    callback = kind(**options.get(kind, {}))
+    callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    for name in callback_state._ATTRIBUTES[kind]:
+        assert hasattr(callback, name), f"{kind.__name__}.{name}"
+
+
+class Averages(keras.callbacks.Callback):
+    """A user's callback with the protocol, which goes on writing into its array."""
+
+    def __init__(self, start=0.0):
+        super().__init__()
+        self.means = np.full(3, start)
+
+    def get_state(self):
+        return {"means": self.means, "n": np.int64(4), "seen": (1, 2)}
+
+    def set_state(self, state):
+        self.means, self.n, self.seen = state["means"], state["n"], state["seen"]
+
+
+def test_protocol():
+    """get_state and set_state; a captured array stays, whatever happens to its own."""
+    old, new = Averages(1.0), Averages()
+    states, arrays = callback_state.capture([old])
+    old.means[:] = 9.0
+    assert list(arrays) == ["callbacks/Averages/0/means"]
+    assert callback_state.restore([new], through_json(states), arrays) == []
+    np.testing.assert_array_equal(new.means, np.full(3, 1.0))
+    assert (new.n, new.seen) == (4, (1, 2))
+    assert type(new.n) is np.int64
+
+
+def test_several_of_one_class_and_another_order():
+    """Each is found again by its class and which of them it is."""
+    old = [Averages(1.0), stopping(), Averages(2.0)]
+    old[1].wait = 1
+    new = [stopping(), Averages(), Averages()]
+    assert carry_over(old, new) == []
+    assert [c.means[0] for c in new[1:]] == [1.0, 2.0]
+    assert new[0].wait == 1
+
+
+def test_what_has_no_counterpart_is_said():
+    """A callback that is new or gone is a sentence in the report, not an error."""
+    left_out = carry_over([stopping(), Averages()], [Averages(), Averages()])
+    assert left_out == [
+        "Averages was not there when the checkpoint was made",
+        "EarlyStopping is not among the callbacks any more",
+    ]
+
+
+def test_state_that_json_cannot_hold():
+    """The callback and the value are named."""
+
+    class Holds(keras.callbacks.Callback):
+        def get_state(self):
+            return {"model": object()}
+
+        def set_state(self, state):
+            raise AssertionError
+
+    with pytest.raises(ArgumentError, match=r"^callbacks/.*Holds/0/model: expected"):
+        callback_state.capture([Holds()])
+
+
+class Counts(keras.callbacks.Callback):
+    def __init__(self):
+        super().__init__()
+        self.n, self.seen = 0, []
+
+
+def test_forgotten_state_is_named_once():
+    """Only of those that changed, that nobody saves, and that are the user's own."""
+    steady, first, second = Counts(), Counts(), Counts()
+    saved = Averages()
+    forgotten = ForgottenState([steady, first, second, saved, stopping()])
+    assert forgotten.found() == []
+    first.n = 3
+    saved.n = 5
+    assert forgotten.found() == ["Counts"]
+    assert forgotten.found() == []
+    second.seen.append(1)
+    assert forgotten.found() == ["Counts"]
+    assert forgotten.found() == []

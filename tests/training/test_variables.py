@@ -1,0 +1,331 @@
+"""Variables as named tensors: keys, references, pairs, and what is refused."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from persist_callbacks.errors import ArchitectureMismatch
+from persist_callbacks.training import variables
+
+X = np.random.default_rng(1).standard_normal((16, 4)).astype("float32")
+
+
+def sequential(optimizer="adam"):
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(3),
+            keras.layers.BatchNormalization(),
+            keras.layers.Dropout(0.5),
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+    model.compile(optimizer, "mse")
+    return model
+
+
+def nested(optimizer="adam"):
+    """A model in a model, a layer used twice, and one in a list of a layer's own."""
+
+    class Block(keras.layers.Layer):
+        def __init__(self, **more):
+            super().__init__(**more)
+            self.parts = [keras.layers.Dense(4), keras.layers.Dense(4)]
+
+        def call(self, inputs):
+            for part in self.parts:
+                inputs = part(inputs)
+            return inputs
+
+    inner = keras.Sequential([keras.Input((4,)), keras.layers.Dense(4)])
+    inputs = keras.Input((4,))
+    shared = keras.layers.Dense(4)
+    values = Block()(inner(shared(shared(inputs))))
+    model = keras.Model(inputs, keras.layers.Dense(2, name="head")(values))
+    model.compile(optimizer, "mse")
+    return model
+
+
+def collected(model):
+    model.optimizer.build(model.trainable_variables)
+    return variables.collect(model)
+
+
+def keys(model):
+    return [item.info.key for item in collected(model)]
+
+
+def test_keys_are_readable():
+    """A key says layer and variable; an optimizer's, what it is and what it is of."""
+    assert keys(sequential(keras.optimizers.SGD(0.1, momentum=0.9))) == [
+        "dense/kernel",
+        "dense/bias",
+        "batch_normalization/gamma",
+        "batch_normalization/beta",
+        "batch_normalization/moving_mean",
+        "batch_normalization/moving_variance",
+        "dropout/seed_generator/seed_generator_state",
+        "head/kernel",
+        "head/bias",
+        "sgd/iteration",
+        "sgd/learning_rate",
+        "sgd/dense/kernel/momentum",
+        "sgd/dense/bias/momentum",
+        "sgd/batch_normalization/gamma/momentum",
+        "sgd/batch_normalization/beta/momentum",
+        "sgd/head/kernel/momentum",
+        "sgd/head/bias/momentum",
+        "metrics/loss/total",
+        "metrics/loss/count",
+    ]
+    adam = keys(sequential("adam"))
+    assert "adam/dense/kernel/momentum" in adam
+    assert "adam/dense/kernel/velocity" in adam
+
+
+@pytest.mark.parametrize("build", [sequential, nested])
+def test_keys_do_not_depend_on_what_was_built_before(build):
+    """Auto-numbered names start anew, in whatever process and order."""
+    keras.backend.clear_session()
+    first = keys(build())
+    for _ in range(11):
+        keras.layers.Dense(1), keras.layers.Dropout(0.1)
+    sequential(), nested()
+    assert keys(build()) == first
+    assert len(set(first)) == len(first)
+    assert not [key for key in first if "_11" in key or "dense_7" in key]
+
+
+def test_two_variables_of_one_name():
+    """Layers that bear the same name in different places get keys of their own."""
+
+    class Twins(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.one = keras.layers.Dense(2, name="twin")
+            self.other = keras.layers.Dense(2, name="twin")
+
+        def call(self, inputs):
+            return self.one(inputs) + self.other(inputs)
+
+    model = Twins()
+    model.compile("sgd", "mse")
+    model(X)
+    found = keys(model)
+    assert len(set(found)) == len(found)
+    assert [key for key in found if key.endswith("kernel")][:1] == ["twin/kernel"]
+
+
+def test_variables_that_keras_does_not_track():
+    """A tf.Variable and a generator in a layer's attribute are part of training too."""
+
+    class Counting(keras.layers.Layer):
+        def __init__(self):
+            super().__init__()
+            self.count = tf.Variable(0, name="count", trainable=False)
+            self.generator = tf.random.Generator.from_seed(1)
+
+        def call(self, inputs):
+            return inputs
+
+    model = keras.Sequential([keras.Input((4,)), Counting(), keras.layers.Dense(2)])
+    model.compile("sgd", "mse")
+    others = [i for i in collected(model) if i.info.role == "other"]
+    assert [item.info.shape for item in others] in ([(), (3,)], [(3,), ()])
+    assert "other/count" in [item.info.key for item in others]
+    layer = model.layers[0]
+    captured = variables.capture(others)
+    layer.count.assign(5)
+    expected = layer.generator.normal([2])
+    variables.restore([(item.info.key, item) for item in others], captured)
+    assert int(layer.count) == 0
+    np.testing.assert_array_equal(layer.generator.normal([2]), expected)
+
+
+def embedding(optimizer):
+    model = keras.Sequential(
+        [
+            keras.Input((3,), dtype="int32"),
+            keras.layers.Embedding(50, 4),
+            keras.layers.Flatten(),
+            keras.layers.Dense(2),
+        ]
+    )
+    model.compile(optimizer, "mse")
+    return model
+
+
+@pytest.mark.parametrize(
+    ("build", "kind", "jit_compile"),
+    [
+        (sequential, "Adam", True),
+        (sequential, "SGD", False),
+        (embedding, "Adam", False),
+        (embedding, "SGD", True),
+    ],
+)
+def test_what_was_captured_does_not_change(build, kind, jit_compile):
+    """References are taken, and 20 further steps write elsewhere."""
+    optimizers = {
+        "Adam": lambda: keras.optimizers.Adam(0.1),
+        "SGD": lambda: keras.optimizers.SGD(0.1, momentum=0.9),
+    }
+    model = build(optimizers[kind]())
+    model.compile(model.optimizer, "mse", jit_compile=jit_compile)
+    x = X if build is sequential else np.arange(48).reshape(16, 3).astype("int32")
+    y = np.ones((16, 2), "float32")
+    model.train_on_batch(x, y)
+    live = variables.collect(model)
+    captured = variables.capture(live)
+    held = {key: np.array(tensor, copy=True) for key, tensor in captured.items()}
+    for _ in range(20):
+        model.train_on_batch(x, y)
+    changed = 0
+    for item in live:
+        key = item.info.key
+        np.testing.assert_array_equal(np.asarray(captured[key]), held[key])
+        changed += not np.array_equal(item.variable.numpy(), held[key])
+    # All but learning rate and the like, that is.
+    assert changed >= len(live) - 3
+    # And what was taken can be put back.
+    variables.restore([(item.info.key, item) for item in live], captured)
+    for item in live:
+        np.testing.assert_array_equal(item.variable.numpy(), held[item.info.key])
+
+
+def test_disable_copy_on_read_keeps_an_embedding_from_being_copied():
+    """After a sparse read, what is captured shares the variable's buffer again."""
+    variable = tf.Variable(tf.zeros([64, 8]))
+    variable.sparse_read([1, 2])
+    one, other = variables._reference(variable), variables._reference(variable)
+    assert np.asarray(one).ctypes.data == np.asarray(other).ctypes.data
+
+
+def test_match_goes_by_structure():
+    """Other names of the same architecture are paired in order."""
+    saved = variables.infos(collected(nested()))
+    model = nested()
+    live = collected(model)
+    renamed = [
+        variables.VariableInfo(
+            f"renamed/{i}" if info.role == "model" else info.key,
+            info.role,
+            info.shape,
+            info.dtype,
+        )
+        for i, info in enumerate(saved)
+    ]
+    pairs, left_out = variables.match(renamed, live, where="ckpt")
+    assert left_out == []
+    assert [item for _, item in pairs] == live
+    assert [key for key, _ in pairs][:2] == ["renamed/0", "renamed/1"]
+
+
+def wider():
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(5),
+            keras.layers.Dense(2, name="head"),
+        ]
+    )
+    model.compile("adam", "mse")
+    return model
+
+
+def test_match_refuses_another_architecture():
+    """Differences are listed by name, shape and dtype, the first five of them."""
+    saved = variables.infos(collected(sequential()))
+    with pytest.raises(ArchitectureMismatch) as raised:
+        variables.match(saved, collected(wider()), where="run/ckpt-000000001")
+    assert str(raised.value) == (
+        "run/ckpt-000000001: expected the model variables of this program: 4, found 9 "
+        "with these differences: "
+        "checkpoint has dense/kernel float32[4, 3], model has dense/kernel float32[4, "
+        "5]; checkpoint has dense/bias float32[3], model has dense/bias float32[5]; "
+        "checkpoint has batch_normalization/gamma float32[3], model has head/kernel "
+        "float32[5, 2]; checkpoint has batch_normalization/beta float32[3], model has "
+        "head/bias float32[2]; checkpoint has batch_normalization/moving_mean "
+        "float32[3], model has nothing; and 4 more. "
+        "Build and compile the model as when the checkpoint was made, or train into "
+        "another directory."
+    )
+
+
+def test_match_refuses_another_dtype():
+    """Half precision is another architecture."""
+    saved = variables.infos(collected(wider()))
+    keras.config.set_dtype_policy("float16")
+    try:
+        live = collected(wider())
+    finally:
+        keras.config.set_dtype_policy("float32")
+    with pytest.raises(ArchitectureMismatch, match=r"float32\[4, 5\].*float16\[4, 5\]"):
+        variables.match(saved, live, where="ckpt")
+
+
+@pytest.mark.parametrize("names", [("RMSprop", "Adagrad"), ("Adam", "AdamW")])
+def test_match_refuses_another_optimizer_of_the_same_shapes(names):
+    """The same shapes mean something else to an optimizer of another class."""
+    one, other = (getattr(keras.optimizers, name)() for name in names)
+    saved = variables.infos(collected(sequential(one)))
+    live = collected(sequential(other))
+    assert [i.shape for i in saved] == [i.info.shape for i in live]
+    with pytest.raises(ArchitectureMismatch, match="the optimizer variables"):
+        variables.match(saved, live, where="ckpt")
+
+
+def test_match_leaves_metrics_out():
+    """Metrics that changed are no reason to refuse weights; a sentence says so."""
+    model = sequential()
+    model.compile("adam", "mse", metrics=["mae"])
+    model.train_on_batch(X, np.ones((16, 2)))
+    saved = variables.infos(variables.collect(model))
+    live = collected(sequential())
+    pairs, (sentence,) = variables.match(saved, live, where="ckpt")
+    assert {item.info.role for _, item in pairs} == {"model", "optimizer"}
+    assert sentence.startswith("metric variables differ: checkpoint has metrics/")
+
+
+def test_fingerprint():
+    """Equal for one architecture under any names; another for any other."""
+
+    def printed(model):
+        return variables.fingerprint(variables.infos(collected(model)), model)
+
+    first = printed(sequential())
+    assert first.startswith("sha256:")
+    assert printed(sequential()) == first
+    others = [nested(), wider(), sequential("sgd"), sequential("adamw")]
+    assert len({first, *map(printed, others)}) == 5
+
+
+def test_a_models_own_optimizers():
+    """One in an attribute, as a GAN has, is saved after the compiled one."""
+
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = keras.layers.Dense(2)
+            self.second = keras.optimizers.SGD(0.1)
+
+        def call(self, inputs):
+            return self.dense(inputs)
+
+    model = Two()
+    model.compile("adam", "mse")
+    model(X)
+    model.second.build(model.trainable_variables)
+    assert variables.optimizers_of(model) == [model.optimizer, model.second]
+    found = [key for key in keys(model) if key.startswith(("adam/", "sgd/"))]
+    assert found[0] == "adam/iteration"
+    assert found[-2:] == ["sgd/iteration", "sgd/learning_rate"]
+
+
+def test_flatten_layers_lists_every_layer_of_a_model():
+    """`_flatten_layers` has no public name; keys are numbered by what it lists."""
+    found = nested()._flatten_layers(include_self=False)
+    assert sum(isinstance(layer, keras.layers.Dense) for layer in found) == 5
