@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import keras
 
@@ -343,9 +343,11 @@ class Recovery:
         self, model: Any, metrics: bool
     ) -> tuple[list[tuple[str, training_variables.LiveVariable]], list[str]]:
         live = training_variables.collect(model, randomness.seed_variables())
-        roles: list[training_variables.Role] = ["model", "optimizer", "seed", "other"]
-        if metrics:
-            roles.append("metric")
+        roles = [
+            role
+            for role in get_args(training_variables.Role)
+            if metrics or role != "metric"
+        ]
         return training_variables.match(
             self.state.variables, live, where=self.committed.path, roles=roles
         )

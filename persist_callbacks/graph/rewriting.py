@@ -274,7 +274,7 @@ def _shape(value: _Held) -> tf.TensorShape:
 def _gather(node: Any, dtype: Any, *, in_function: bool) -> Any:
     """Turn ResourceGather into GatherV2; return the constant that says the axis."""
     batch_dims = int(node.attr["batch_dims"].i)
-    axis = nd.constant(f"{node.name}/axis", np.int32(batch_dims), tf.int32)
+    axis = nd.constant(f"{node.name}/axis", np.array(batch_dims, np.int32), tf.int32)
     indices = _type(node, "Tindices", tf.int32)
     control = [ref for ref in node.input if ref.startswith("^")]
     reference = f"{axis.name}:output:0" if in_function else axis.name

@@ -7,7 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import keras
 import tensorflow as tf
@@ -15,7 +15,7 @@ import tensorflow as tf
 from persist_callbacks.errors import ArchitectureMismatch
 from persist_callbacks.layer_names import renumber, stem
 
-Role = Literal["model", "optimizer", "metric", "seed", "other"]
+Role = Literal["model", "optimizer", "metric", "seed", "other", "replica"]
 
 # A difference in these is refused; in the others it is reported.
 _STRUCTURAL: tuple[Role, ...] = ("model", "optimizer")
@@ -85,8 +85,9 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
 
     Returns:
         Model, optimizer, metric and seed variables, then ``tf.Variable`` objects that
-        Keras itself does not track. Keys are unique and depend on the architecture
-        only, not on what else was built in the process.
+        Keras itself does not track, then the parts of variables that are distributed
+        over replicas. Keys are unique and depend on the architecture only, not on what
+        else was built in the process.
     """
     names = _canonical_layer_names(model)
     owners = _seed_owners(model)
@@ -127,6 +128,9 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
     for name, variable in _untracked(model, seen):
         key = _canonical_path(name, model.name, names)
         add("other", f"other/{key or 'variable'}", variable)
+    for item in tuple(live):
+        for number, replica in _replicas(item.variable):
+            add("replica", f"replicas/{number}/{item.info.key}", replica)
     return live
 
 
@@ -175,7 +179,7 @@ def match(
     live: Sequence[LiveVariable],
     *,
     where: object,
-    roles: Sequence[Role] = ("model", "optimizer", "metric", "seed", "other"),
+    roles: Sequence[Role] = get_args(Role),
 ) -> tuple[list[tuple[str, LiveVariable]], list[str]]:
     """Pair saved values with live variables by structure, not by name.
 
@@ -307,10 +311,32 @@ def object_graph(model: Any, live: Iterable[LiveVariable]) -> ObjectGraph:
 
 
 def _reference(variable: Any) -> Any:
+    if _sums_replicas(variable):
+        return variable.read_value()
     # A sparse access (Embedding) leaves a variable in copy-on-read mode, in which a
     # plain read would copy all of it.
     tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
     return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
+
+
+def _replicas(variable: Any) -> Iterable[tuple[int, Any]]:
+    """Give the parts of a distributed variable that its own value does not tell.
+
+    Replicas are not copies of each other: each has moving averages of its own batches,
+    and its own part of a metric's sums.
+    """
+    if not isinstance(variable, tf.distribute.DistributedValues):
+        return ()
+    # The value of one that is not a sum is its first part's.
+    first = 0 if _sums_replicas(variable) else 1
+    return list(enumerate(variable.values))[first:]
+
+
+def _sums_replicas(variable: Any) -> bool:
+    return (
+        isinstance(variable, tf.distribute.DistributedValues)
+        and variable.aggregation == tf.VariableAggregation.SUM
+    )
 
 
 def _numbered(key: str) -> Iterable[str]:
