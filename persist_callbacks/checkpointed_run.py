@@ -23,6 +23,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
 from persist_callbacks.saving import Boundary, Capturer, Keep, Saver, Snapshot
+from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import callback_state, data_position, model_building
@@ -44,6 +45,7 @@ class Options:
     lower_is_better: bool
     resume: Literal["auto", "must", "never"]
     on_error: Literal["warn", "raise"]
+    data_state: data_position.Way
     verbose: int
 
 
@@ -95,7 +97,9 @@ class CheckpointedRun:
         self._epoch_began_at = self._said_at = time.monotonic()
         self._epoch_seconds: float | None = None
 
-        self._capturer = Capturer(self._model, self._siblings, self._meta_graph)
+        self._capturer = Capturer(
+            self._model, self._siblings, self._meta_graph, options.data_state
+        )
         self._tail = _AfterOthers(self)
         self._store = Store.open_for_writing(
             options.path, versions=environment.versions()
@@ -109,6 +113,7 @@ class CheckpointedRun:
                 start=start,
                 say=self._say,
             )
+            self._progress = ProgressFile(options.path)
             self._attach()
         except BaseException:
             self._store.close()
@@ -197,6 +202,9 @@ class CheckpointedRun:
         self._forgotten = callback_state.ForgottenState(self._siblings())
         recovery = self._recovery
         if recovery is None:
+            if self._fit is not None:
+                for doubt in self._fit.data.doubts():
+                    self._say(f"If this run is resumed: {doubt}.")
             return
         over = self._fit is not None and (
             self._first_epoch(recovery) >= self._loop.epochs
@@ -250,6 +258,7 @@ class CheckpointedRun:
             return
         self._step += batch - self._batch
         self._batch = self._drawn = batch
+        self._note_progress()
         self._before_step(None)
         self._trained = self._in_batch = True
 
@@ -294,6 +303,7 @@ class CheckpointedRun:
         )
         self._batch += steps
         self._drawn += steps
+        self._note_progress()
         return self._last_logs
 
     def _resume_here(self, recovery: Recovery, run: Any, iterator: Any) -> None:
@@ -349,7 +359,13 @@ class CheckpointedRun:
 
     def _resumed(self, recovery: Recovery, *, quietly: bool = False) -> None:
         self._recovery = None
-        self.resume_point = point = recovery.point(in_fit=self._fit is not None)
+        doubts: list[str] = []
+        if self._fit is not None:
+            recovery.note_data(self._fit.data.left_out)
+            if not quietly:
+                doubts = self._fit.data.doubts()
+        in_fit = self._fit is not None
+        self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
         recovery.forget_tensors()
         self._store.note("resumed", **point.as_event())
         if not quietly:
@@ -386,6 +402,7 @@ class CheckpointedRun:
         *,
         stopped: bool = False,
     ) -> Snapshot:
+        self._note_progress(at_once=True)
         if self._refresh_due:
             self._capturer.refresh()
             self._refresh_due = False
@@ -420,6 +437,7 @@ class CheckpointedRun:
         self._epoch, self._batch = epoch + 1, 0
         self._epoch_ended, self._score = True, self._score_of(logs)
         self._epoch_seconds = time.monotonic() - self._epoch_began_at
+        self._note_progress(at_once=True)
         self._saver.check()
         stopped = bool(self._model.stop_training) and self._epoch < self._loop.epochs
         if self._cut_short:
@@ -468,6 +486,7 @@ class CheckpointedRun:
     def release(self) -> None:
         """Finish the write in flight; leave directory and model as they were found."""
         self._detach()
+        self._progress.close()
         self._saver.close()
 
     def _detach(self) -> None:
@@ -478,6 +497,11 @@ class CheckpointedRun:
         self._loop.drop_tails([self._tail])
 
     # -- small things -----------------------------------------------------------------
+
+    def _note_progress(self, *, at_once: bool = False) -> None:
+        # For the report of a resume alone: not worth a warning, let alone an end.
+        with contextlib.suppress(OSError):
+            self._progress.note(self._step, at_once=at_once)
 
     def _passed(self) -> Passed:
         if self._fit is None:

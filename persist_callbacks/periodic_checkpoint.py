@@ -66,6 +66,11 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             from, ``never`` fails if there is something.
         on_error: when a checkpoint cannot be written, ``warn`` keeps training and tries
             again at the next trigger, ``raise`` stops training with the cause.
+        data_state: how the place in the data is kept. ``iterator`` saves the state of
+            fit's iterator with its shuffle buffers and caches, ``replay`` counts, and
+            draws as many batches again on resume. ``auto`` saves the state while it
+            holds at most 8 MB of the data, or a tenth of the variables' size. What has
+            no such state, as a Python generator, is replayed in any case.
         save_on_signal: reserved for signals that announce the machine's end; accepted,
             and without effect in this version.
         verbose: 0 prints nothing, 1 where a run goes on and how it ended, 2 every
@@ -93,6 +98,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         mode: Literal["auto", "min", "max"] = "auto",
         resume: Literal["auto", "must", "never"] = "auto",
         on_error: Literal["warn", "raise"] = "warn",
+        data_state: Literal["auto", "iterator", "replay"] = "auto",
         save_on_signal: bool = True,
         verbose: int = 1,
     ) -> None:
@@ -108,6 +114,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         _one_of("mode", mode, ("auto", "min", "max"))
         _one_of("resume", resume, ("auto", "must", "never"))
         _one_of("on_error", on_error, ("warn", "raise"))
+        _one_of("data_state", data_state, ("auto", "iterator", "replay"))
         _one_of("verbose", verbose, (0, 1, 2))
         _one_of("save_on_signal", save_on_signal, (True, False))
         _whole("keep_last", keep_last, at_least=1)
@@ -134,6 +141,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             lower_is_better=lower,
             resume=resume,
             on_error=on_error,
+            data_state=data_state,
             verbose=verbose,
         )
         check_directory(self._options.path)

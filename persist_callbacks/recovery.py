@@ -18,7 +18,7 @@ from persist_callbacks.errors import (
     ModelNotCompiled,
     PersistError,
 )
-from persist_callbacks.storage import bundle
+from persist_callbacks.storage import bundle, progress
 from persist_callbacks.storage.checkpoints import Committed
 from persist_callbacks.storage.layout import STATE
 from persist_callbacks.storage.store import Store
@@ -44,6 +44,10 @@ class ResumeReport:
         data: how the position in the data is found again.
         not_restored: what was not, and why; a sentence each.
         passed_over: newer checkpoints that are damaged, and what is wrong with them.
+        lost: steps that were trained after the checkpoint and are trained again; None
+            if that is not known, as after a power loss.
+        lost_seconds: wall time between the checkpoint and the last of them.
+        doubts: what may keep the run from being as if it had not been interrupted.
     """
 
     checkpoint: Path
@@ -52,11 +56,19 @@ class ResumeReport:
     data: str
     not_restored: tuple[str, ...] = ()
     passed_over: tuple[str, ...] = ()
+    lost: int | None = None
+    lost_seconds: float = 0.0
+    doubts: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"  restored: {', '.join(self.restored)}", f"  data: {self.data}"]
         lines += [f"  not restored: {reason}" for reason in self.not_restored]
         lines += [f"  passed over: {reason}" for reason in self.passed_over]
+        lines += [f"  in doubt: {doubt}" for doubt in self.doubts]
+        if self.lost is not None:
+            lost = _count(self.lost, "step") if self.lost else "nothing"
+            span = f", {_span(self.lost_seconds)} of training" if self.lost else ""
+            lines.append(f"  lost: {lost}{span}")
         return "\n".join(lines)
 
 
@@ -92,6 +104,8 @@ class ResumePoint:
             event["restored"] = list(self.report.restored)
             event["data"] = self.report.data
             event["not_restored"] = list(self.report.not_restored)
+            event["lost"] = self.report.lost
+            event["doubts"] = list(self.report.doubts)
         return event
 
     def __str__(self) -> str:
@@ -126,6 +140,8 @@ class Recovery:
             store.load_state(committed), committed.path / STATE
         )
         self._passed_over = tuple(str(error) for _, error in passed_over)
+        # Read now, before the run that goes on writes over it.
+        self._reached = progress.read(store.directory)
         self._tensors: dict[str, Any] | None = None
         # Sentences for the report, by the part that they are about: a part that is put
         # back twice, once the model is whole, speaks of the second time alone.
@@ -279,6 +295,10 @@ class Recovery:
             self.state.random, but_python=but_python
         )
 
+    def note_data(self, left_out: Sequence[str]) -> None:
+        """Take note of what of the data's own state could not be put back."""
+        self._left_out["data"] = list(left_out)
+
     def can_rehearse(self, steps: int) -> bool:
         """Whether steps can be taken before the restore without losing the place.
 
@@ -291,7 +311,7 @@ class Recovery:
         """Return what the iterator that was in use began with."""
         data = self.state.data
         values = tuple(self.tensors()[key] for key in data.variable_keys())
-        return Beginning(values, data.random)
+        return Beginning(values, data.random, data.own)
 
     def last_logs(self) -> dict[str, Any]:
         """Return the logs of the last step before the checkpoint."""
@@ -314,13 +334,19 @@ class Recovery:
         """Give the memory back, once everything is restored."""
         self._tensors = None
 
-    def point(self, *, in_fit: bool) -> ResumePoint:
+    def point(
+        self, *, in_fit: bool, newest: bool = True, doubts: Sequence[str] = ()
+    ) -> ResumePoint:
         """Say where the run goes on and what was put back so far.
 
         Args:
             in_fit: whether ``fit`` goes on, whose data are brought to their place.
+            newest: whether it goes on from as far as it can: what was trained after an
+                older checkpoint is given up, not lost.
+            doubts: about the data; a sentence each.
         """
         position = self.state.position
+        lost, lost_seconds = self._lost() if newest else (None, 0.0)
         return ResumePoint(
             step=position.step,
             epoch=position.epoch,
@@ -336,6 +362,9 @@ class Recovery:
                     reason for part in self._left_out.values() for reason in part
                 ),
                 passed_over=self._passed_over,
+                lost=lost,
+                lost_seconds=lost_seconds,
+                doubts=tuple(doubts),
             ),
         )
 
@@ -373,6 +402,17 @@ class Recovery:
         if not early or type(model).train_step is keras.Model.train_step:
             optimizer.build(model.trainable_variables)
 
+    def _lost(self) -> tuple[int | None, float]:
+        """Count the steps, and the seconds, between the checkpoint and the end."""
+        reached, record = self._reached, self.committed.record
+        # Less is what a power loss leaves of a file that is never synced.
+        if reached is None or reached.step < self.state.position.step:
+            return None, 0.0
+        return (
+            reached.step - self.state.position.step,
+            max(0.0, reached.at - record.saved_at),
+        )
+
     def _history(self) -> dict[str, list[float]]:
         for saved in self.state.callbacks:
             if saved.kind == "History":
@@ -388,7 +428,7 @@ class Recovery:
         if kinds:
             yield " + ".join(kinds) + " variables"
         epochs = max((len(values) for values in self._history().values()), default=0)
-        yield f"History of {epochs} epoch{'' if epochs == 1 else 's'}"
+        yield f"History of {_count(epochs, 'epoch')}"
         if "callbacks" in self._left_out:
             yield from sorted(
                 saved.kind for saved in self.state.callbacks if saved.kind != "History"
@@ -432,8 +472,16 @@ def require_trainable(model: Any, where: object) -> None:
         )
 
 
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _ago(seconds: float) -> str:
+    return f"{_span(seconds)} ago"
+
+
+def _span(seconds: float) -> str:
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
         if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit} ago"
-    return f"{seconds:.0f} s ago"
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"

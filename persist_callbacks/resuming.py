@@ -58,4 +58,4 @@ def resume(
     recovery.put_back_variables(model, training_goes_on=False, metrics=within_epoch)
     recovery.put_back_seeds()
     recovery.forget_tensors()
-    return recovery.point(in_fit=False)
+    return recovery.point(in_fit=False, newest=checkpoint == "latest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import math
 import time
 import warnings
 from collections import deque
@@ -43,6 +44,10 @@ from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 # fixed cost of syncing a handful of files.
 _BYTES_PER_SECOND = 200e6
 _FIXED_SECONDS = 0.05
+# What the state of an iterator may hold of the data unless the user says otherwise:
+# some tens of milliseconds of the train thread, or little beside the variables.
+_LARGEST_DATA = 8_000_000
+_LARGEST_DATA_SHARE = 0.1
 # The next save is expected to cost what the middle one of the last few did.
 _REMEMBERED_COSTS = 5
 
@@ -124,6 +129,10 @@ class Capturer:
         model: the Keras model.
         callbacks: gives the callbacks whose state is taken.
         meta: gives the MetaGraphDef once the model is built.
+        data_state: by which way the position in the data is taken.
+
+    Attributes:
+        size: bytes of all variables, as of the last `refresh`.
     """
 
     def __init__(
@@ -131,13 +140,16 @@ class Capturer:
         model: Any,
         callbacks: Callable[[], Sequence[Any]],
         meta: Callable[[], bytes | None],
+        data_state: data_position.Way,
     ) -> None:
         self._model = model
         self._callbacks = callbacks
         self._meta = meta
+        self._locator = data_position.Locator(data_state)
         self._live: list[variables.LiveVariable] = []
         self._object_graph = variables.ObjectGraph()
         self._fingerprint = ""
+        self.size = 0
 
     def refresh(self) -> None:
         """Look for variables anew: before the first capture of an epoch, say."""
@@ -148,16 +160,11 @@ class Capturer:
         ):
             return
         self._live = live
+        self.size = sum(
+            item.variable.dtype.size * math.prod(item.info.shape) for item in live
+        )
         self._object_graph = variables.object_graph(self._model, live)
         self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
-
-    @property
-    def size(self) -> int:
-        """Bytes of all variables."""
-        return sum(
-            item.variable.dtype.size * int(np.prod(item.info.shape))
-            for item in self._live
-        )
 
     def values(self) -> dict[str, Any]:
         """Take references to all variables, and nothing else."""
@@ -178,8 +185,12 @@ class Capturer:
         objects = self._object_graph
         tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
         tensors.setdefault("save_counter", np.int64(objects.save_counter))
-        data, data_tensors = data_position.capture(
-            boundary.iterator, boundary.drawn, boundary.passed, boundary.data
+        data, data_tensors = self._locator.take(
+            boundary.iterator,
+            boundary.drawn,
+            boundary.passed,
+            boundary.data,
+            largest=max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size)),
         )
         states, arrays = callback_state.capture(self._callbacks())
         tensors.update(data_tensors)

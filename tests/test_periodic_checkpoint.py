@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,7 @@ from persist_callbacks.errors import (
     SaveFailed,
     UnexpectedRun,
 )
+from persist_callbacks.storage import progress
 from persist_callbacks.storage.store import Store
 
 
@@ -95,6 +97,7 @@ class Scripted(keras.callbacks.Callback):
         ("mode", "lower", "one of 'auto', 'min', 'max'"),
         ("resume", True, "one of 'auto', 'must', 'never'"),
         ("on_error", "ignore", "one of 'warn', 'raise'"),
+        ("data_state", "count", "one of 'auto', 'iterator', 'replay'"),
         ("verbose", 3, "one of 0, 1, 2"),
         ("save_on_signal", "SIGTERM", "one of True, False"),
     ],
@@ -466,6 +469,7 @@ def test_hooks_called_by_hand_are_refused(tmp_path):
 
 HOLDER = """
 import sys
+from persist_callbacks.storage import progress
 from persist_callbacks.storage.store import Store
 with Store.open_for_writing(sys.argv[1]):
     print("held", flush=True)
@@ -503,6 +507,7 @@ def test_two_fits_on_one_directory(tmp_path):
 @pytest.mark.usefixtures("synchronous")
 def test_what_is_printed(tmp_path, capsys):
     """0 prints nothing, 1 where a run goes on and how it ended, 2 each checkpoint."""
+    keras.utils.set_random_seed(3)
     run = tmp_path / "run"
     fit(linear(), ours(run, every_epochs=1, verbose=0))
     fit(linear(), ours(run, every_epochs=1, verbose=0), epochs=3)
@@ -521,6 +526,63 @@ def test_what_is_printed(tmp_path, capsys):
     )
     fit(linear(), ours(run, every_epochs=1, verbose=2), epochs=6)
     assert "Checkpoint of step 35 (epochs)\n" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_the_report_tells_how_much_work_was_lost(tmp_path, monkeypatch):
+    """The steps after the newest checkpoint, saved or not."""
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0.0)
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        fit(linear(), ours(run, every_steps=3), CrashAt(5))
+    callback = ours(run, every_steps=3)
+    with pytest.raises(Crash):
+        fit(linear(), callback, CrashAt(3))
+    report = callback.resume_point.report
+    assert (callback.resume_point.step, report.lost) == (3, 2)
+    assert re.search(r"^  lost: 2 steps, \d+ s of training$", str(report), re.MULTILINE)
+    # It crashed right after step 6, which was saved when step 7 would have begun.
+    callback = ours(run)
+    fit(linear(), callback)
+    assert (callback.resume_point.step, callback.resume_point.report.lost) == (3, 3)
+    # A run that has ended by itself lost nothing.
+    callback = ours(run)
+    fit(linear(), callback, epochs=3)
+    assert "  lost: nothing" in str(callback.resume_point).splitlines()
+    assert [event["lost"] for event in journal(run, "resumed")] == [2, 3, 0]
+
+
+def test_what_cannot_be_certain_is_said_before_training_and_in_the_report(
+    tmp_path, capsys
+):
+    """No seed, and a generator that is drawn from anew."""
+    keras.utils.set_random_seed(3)
+    fit(linear(), ours(tmp_path / "seeded", verbose=1), epochs=1)
+    assert "If this run" not in capsys.readouterr().out
+
+    tf.random.set_seed(None)
+    run = tmp_path / "run"
+    fit(linear(), ours(run, verbose=1), epochs=1)
+    said = "no seed is set for what the data draw at random (shuffle=True)"
+    assert capsys.readouterr().out.startswith(f"If this run is resumed: {said}")
+    callback = ours(run)
+    fit(linear(), callback, epochs=2)
+    assert len(callback.resume_point.report.doubts) == 1
+    assert f"  in doubt: {said}" in str(callback.resume_point)
+    # It restores what the run had, seed or none.
+    keras.utils.set_random_seed(3)
+
+    def generate():
+        x, y = data()
+        while True:
+            yield x[:8], y[:8]
+
+    options = {"steps_per_epoch": 3, "epochs": 1, "verbose": 0}
+    callback = ours(tmp_path / "generated", verbose=1)
+    linear().fit(generate(), callbacks=[callback], **options)
+    assert capsys.readouterr().out.startswith(
+        "If this run is resumed: a Python generator is drawn from anew"
+    )
 
 
 @pytest.mark.usefixtures("synchronous")

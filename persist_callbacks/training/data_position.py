@@ -12,6 +12,8 @@ from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 
 KEY = "data/iterator"
 
+Way = Literal["auto", "iterator", "replay"]
+
 
 @dataclass(frozen=True)
 class DataPosition:
@@ -25,6 +27,7 @@ class DataPosition:
         variables: how many variables of the pipeline are in the checkpoint, with their
             values from when the iterator was made.
         random: the generators' state from then, where Python makes the batches.
+        own: a ``PyDataset``'s own state from then.
         reason: why it is a replay, else empty.
     """
 
@@ -33,6 +36,7 @@ class DataPosition:
     passed: Passed
     variables: int = 0
     random: dict[str, Any] | None = None
+    own: dict[str, Any] | None = None
     reason: str = ""
 
     def keys(self) -> list[str]:
@@ -45,48 +49,110 @@ class DataPosition:
         return [f"data/variables/{number}" for number in range(self.variables)]
 
 
-def capture(
-    iterator: Any,
-    drawn: int,
-    passed: Passed,
-    data: FitData | None,
-) -> tuple[DataPosition, dict[str, Any]]:
-    """Take the position of an iterator.
+class Locator:
+    """Takes positions in the data by the way that suits the data, or the user.
 
-    Runs on the train thread; costs what the pipeline's buffers cost to serialise.
+    The state of an iterator brings it back at once, and holds all that shuffle buffers
+    and caches in memory hold. A replay costs a checkpoint nothing, and a resume the
+    time that the pipeline takes for the batches that are drawn again.
 
     Args:
-        iterator: the iterator that ``fit`` hands to the train function; None in a loop
-            that is not fit's.
-        drawn: batches drawn from it so far.
-        passed: how often the data were begun anew so far.
-        data: the data that the iterator goes through; None in a loop that is not fit's.
-
-    Returns:
-        The position, and the tensors that go with it into the checkpoint.
+        way: ``iterator`` or ``replay``; ``auto`` takes the iterator's state while it is
+            small, and a replay otherwise.
     """
 
-    def replay(reason: str) -> tuple[DataPosition, dict[str, Any]]:
+    def __init__(self, way: Way) -> None:
+        self._way = way
+        # Why the iterator's state is not taken: a pipeline's nature does not change.
+        self._refusal: str | None = None
+        self._judged = self._measures = False
+
+    def take(
+        self,
+        iterator: Any,
+        drawn: int,
+        passed: Passed,
+        data: FitData | None,
+        *,
+        largest: int,
+    ) -> tuple[DataPosition, dict[str, Any]]:
+        """Take the position of an iterator.
+
+        Runs on the train thread; costs what the pipeline's buffers cost to serialise.
+
+        Args:
+            iterator: the iterator that ``fit`` hands to the train function; None in a
+                loop that is not fit's.
+            drawn: batches drawn from it so far.
+            passed: how often the data were begun anew so far.
+            data: the data that the iterator goes through; None in a loop that is not
+                fit's.
+            largest: bytes of the data that a state may hold, if the way is ``auto``.
+
+        Returns:
+            The position, and the tensors that go with it into the checkpoint.
+        """
+        if not self._judged:
+            self._judged = True
+            self._refusal = self._judge(iterator, data, largest)
+        state = None
+        if self._refusal is None:
+            assert data is not None
+            state = self._try(iterator, data, largest)
+        if state is not None:
+            return DataPosition("iterator", drawn, passed), {KEY: state}
         began = Beginning() if data is None else data.beginning
         position = DataPosition(
-            "replay", drawn, passed, len(began.variables), began.random, reason
+            "replay",
+            drawn,
+            passed,
+            len(began.variables),
+            began.random,
+            began.own,
+            self._refusal or "",
         )
         tensors = zip(position.variable_keys(), began.variables, strict=True)
         return position, dict(tensors)
 
-    if iterator is None or data is None:
-        return replay("the loop is the caller's own")
-    if data.unsaved_randomness is not None:
-        return replay(data.unsaved_randomness)
-    if not isinstance(iterator, tf.data.Iterator):
-        return replay(f"{type(iterator).__name__} has no state to save")
-    try:
-        state = _iterator_state(iterator, strictly=not data.ignores_random_ops)
-    except (tf.errors.FailedPreconditionError, tf.errors.UnimplementedError) as error:
-        # TensorFlow refuses pipelines with Python functions or stateful random ops.
-        reason = str(error.message).split("[Op:")[0].split("}} ")[-1].strip()
-        return replay(reason.removesuffix("."))
-    return DataPosition("iterator", drawn, passed), {KEY: state}
+    def _judge(self, iterator: Any, data: FitData | None, largest: int) -> str | None:
+        """Say why the state cannot or shall not be taken, before it is tried."""
+        if iterator is None or data is None:
+            return "the loop is the caller's own"
+        if data.unsaved_randomness is not None:
+            return data.unsaved_randomness
+        if not isinstance(iterator, tf.data.Iterator):
+            return f"{type(iterator).__name__} has no state to save"
+        if self._way == "replay":
+            return 'data_state="replay"'
+        if self._way == "auto":
+            size = data.buffered_bytes()
+            self._measures = size is None
+            if size is not None and size > largest:
+                return _too_large(size, largest)
+        return None
+
+    def _try(self, iterator: Any, data: FitData, largest: int) -> Any:
+        try:
+            state = _iterator_state(iterator, strictly=not data.ignores_random_ops)
+        except (
+            tf.errors.FailedPreconditionError,
+            tf.errors.UnimplementedError,
+        ) as error:
+            # TensorFlow refuses pipelines with Python functions or stateful random ops.
+            reason = str(error.message).split("[Op:")[0].split("}} ")[-1].strip()
+            self._refusal = reason.removesuffix(".")
+            return None
+        if self._measures and (size := len(_as_bytes(state))) > largest:
+            self._refusal = _too_large(size, largest)
+            return None
+        return state
+
+
+def _too_large(size: int, largest: int) -> str:
+    return (
+        f"its buffers hold {size / 1e6:.3g} MB, over the {largest / 1e6:.3g} MB that "
+        'data_state="auto" saves'
+    )
 
 
 class Rewinder:

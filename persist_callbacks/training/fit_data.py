@@ -10,12 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tensorflow as tf
-
-from persist_callbacks.training import randomness
-
-# Elements of a variable that may be a generator's state, and not a layer's weights.
-_LARGEST_STATE = 16
+from persist_callbacks.training import pipeline, python_data, randomness
 
 
 @dataclass(frozen=True)
@@ -40,10 +35,12 @@ class Beginning:
     Args:
         variables: values of the variables that the pipeline has captured.
         random: state of Python's and NumPy's generators, where Python makes batches.
+        own: state of a ``PyDataset``, see `python_data`.
     """
 
     variables: tuple[Any, ...] = ()
     random: dict[str, Any] | None = None
+    own: dict[str, Any] | None = None
 
 
 class FitData:
@@ -107,9 +104,47 @@ class FitData:
         return type(self._source.data_adapter).__name__ == "ArrayDataAdapter"
 
     @property
+    def _py_dataset(self) -> Any:
+        return getattr(self._source.data_adapter, "py_dataset", None)
+
+    @property
     def _dataset(self) -> Any:
         data = self._source._distributed_dataset
         return data.data if isinstance(data, _Counted) else data
+
+    def buffered_bytes(self) -> int | None:
+        """Estimate what the state of an iterator holds of the data, in bytes."""
+        return pipeline.buffered_bytes(self._dataset)
+
+    def doubts(self) -> list[str]:
+        """Say what may keep a resumed run from going through the data as it was.
+
+        Returns:
+            A sentence each; none when the data repeat themselves.
+        """
+        doubts = []
+        drawing = sorted(set(pipeline.draws_unseeded(self._dataset)))
+        if drawing:
+            names = "shuffle=True" if self._is_arrays else ", ".join(drawing)
+            doubts.append(
+                f"no seed is set for what the data draw at random ({names}), so no two "
+                "runs are alike and the next epochs of a resumed one are drawn anew: "
+                "call keras.utils.set_random_seed first"
+            )
+        kind, source = type(self._source.data_adapter).__name__, self._py_dataset
+        if kind == "GeneratorDataAdapter":
+            doubts.append(
+                "a Python generator is drawn from anew on resume: exact if it gives "
+                "the same batches again"
+            )
+        if source is not None and not python_data.has_protocol(source):
+            held = [path for path, _ in python_data.generators(source)]
+            if held and (source.workers or 0) > 1:
+                doubts.append(
+                    f"{source.workers} workers share random generators of the data "
+                    f"({', '.join(held)}): exact if __getitem__ does not draw from them"
+                )
+        return doubts
 
     def element_spec(self) -> Any:
         """Return the structure of ``tf.TypeSpec`` of one batch."""
@@ -176,6 +211,12 @@ class FitData:
         return self._epochs
 
     @property
+    def left_out(self) -> list[str]:
+        """Sentences on what of the data's own state could not be put back."""
+        data = self._source._distributed_dataset
+        return data.left_out if isinstance(data, _Counted) else []
+
+    @property
     def beginning(self) -> Beginning:
         """What the iterator in use began with."""
         data = self._source._distributed_dataset
@@ -187,7 +228,7 @@ class FitData:
         Such as the state of a ``tf.random.Generator`` that a map draws from: it goes on
         over epochs, and the pipeline, which reads ahead, moves it at its own pace.
         """
-        return _captured_variables(self._dataset)
+        return pipeline.captured_variables(self._dataset)
 
     def count_iterators(
         self, made_before: int, beginning: Beginning | None = None
@@ -208,6 +249,7 @@ class FitData:
             made_before,
             beginning,
             with_random=self.is_python,
+            source=self._py_dataset,
         )
 
     def count_epochs(self, ended_before: int) -> None:
@@ -216,10 +258,9 @@ class FitData:
         Args:
             ended_before: how many the data of an earlier process had seen.
         """
-        adapter = self._source.data_adapter
-        python = getattr(adapter, "py_dataset", None)
+        adapter, python = self._source.data_adapter, self._py_dataset
         self._epochs = ended_before
-        if python is not None:
+        if python is not None and not python_data.has_protocol(python):
             for _ in range(ended_before):
                 python.on_epoch_begin()
                 python.on_epoch_end()
@@ -243,6 +284,7 @@ class _Counted:
         beginning: Beginning | None,
         *,
         with_random: bool,
+        source: Any,
     ) -> None:
         self.data = data
         self.made = 0
@@ -251,6 +293,9 @@ class _Counted:
         self._made_before = made_before
         self._begin_with = beginning
         self._with_random = with_random
+        self._source = source
+        # Sentences for the report, of what could not be put back.
+        self.left_out: list[str] = []
 
     def __iter__(self) -> Any:
         while self.made < self._made_before:
@@ -263,25 +308,11 @@ class _Counted:
                 variable.assign(value)
             if wanted.random is not None and self._with_random:
                 randomness.restore(wanted.random)
+            if wanted.own is not None and self._source is not None:
+                self.left_out = python_data.restore(self._source, wanted.own)
         self.beginning = Beginning(
             tuple(variable.numpy() for variable in self._variables),
             randomness.capture() if self._with_random else None,
+            None if self._source is None else python_data.capture(self._source),
         )
         return iter(self.data)
-
-
-def _captured_variables(dataset: Any) -> list[Any]:
-    """Walk a data set's inputs and functions, which have no public names."""
-    found: dict[int, Any] = {}
-    waiting = [dataset]
-    while waiting:
-        current = waiting.pop()
-        # A DistributedDataset tells neither; its pipelines are replayed as they are.
-        if not isinstance(current, tf.data.Dataset):
-            continue
-        waiting.extend(current._inputs())
-        for wrapper in current._functions():
-            for variable in wrapper.function.graph.variables:
-                if variable.shape.num_elements() <= _LARGEST_STATE:
-                    found.setdefault(id(variable), variable)
-    return list(found.values())

@@ -72,6 +72,9 @@ class LossMemory(keras.callbacks.Callback):
         self.mean, self.seen = np.array(state["mean"]), list(state["seen"])
 
 
+_REPLAYED = {"every_steps": 3, "data_state": "replay"}
+
+
 def _early(**options: Any) -> Any:
     return keras.callbacks.EarlyStopping(**{"restore_best_weights": True, **options})
 
@@ -204,6 +207,13 @@ DATA = {
         fit=arrays(validation_split=0.2, validation_freq=2)
     ),
     "tf.data reshuffled": Combination(fit=feed(feeds.reshuffled)),
+    "tf.data reshuffled, replayed": Combination(
+        fit=feed(feeds.reshuffled), options=_REPLAYED
+    ),
+    "tf.data repeated, replayed": Combination(
+        fit=feed(feeds.repeated, steps_per_epoch=7), options=_REPLAYED
+    ),
+    "arrays, shuffled, replayed": Combination(options=_REPLAYED),
     "tf.data small buffer": Combination(fit=feed(feeds.small_buffer)),
     "tf.data same order": Combination(fit=feed(feeds.same_order)),
     "tf.data repeated": Combination(fit=feed(feeds.repeated, steps_per_epoch=7)),
@@ -253,6 +263,9 @@ DATA = {
     ),
     "PyDataset augments": Combination(
         fit=feed(feeds.batches("augment", workers=1), shuffle=False)
+    ),
+    "PyDataset augments, own methods": Combination(
+        fit=feed(lambda: feeds.Counting("augment", workers=1), shuffle=False)
     ),
     "PyDataset for validation": Combination(
         fit=arrays(validation_data=feeds.Batches(workers=1))

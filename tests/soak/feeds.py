@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -218,6 +219,31 @@ class Batches(keras.utils.PyDataset):
             self.random.shuffle(self.order)
         elif self.draw == "global":
             np.random.shuffle(self.order)
+
+
+class Counting(Batches):
+    """Draws from a source that nobody else can find, and saves it itself."""
+
+    def __init__(self, draw: str = "", **options: Any) -> None:
+        super().__init__(draw, **options)
+        source = self.random
+        # A closure: no attribute leads to it.
+        self.random = _Hidden(lambda shape: source.standard_normal(shape))
+        self._state = lambda: source.bit_generator.state
+        self._assign = lambda state: setattr(source.bit_generator, "state", state)
+
+    def get_state(self) -> dict[str, Any]:
+        """Give the generator's state, whose integers have 128 bits."""
+        return {"words": repr(self._state())}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Put it back."""
+        self._assign(ast.literal_eval(state["words"]))
+
+
+class _Hidden:
+    def __init__(self, draw: Callable[[Any], Any]) -> None:
+        self.standard_normal = draw
 
 
 def batches(draw: str = "", **options: Any) -> Callable[[], Batches]:

@@ -10,8 +10,7 @@ import pytest
 import tensorflow as tf
 from keras.src.backend.tensorflow.trainer import TFEpochIterator
 
-from persist_callbacks.training import data_position
-from persist_callbacks.training.data_position import Rewinder
+from persist_callbacks.training.data_position import Locator, Rewinder
 from persist_callbacks.training.fit_data import FitData, Passed
 
 ROWS, BATCHES = 12, 4
@@ -72,8 +71,13 @@ PLACES = [
 ]
 
 
+def take(iterator, drawn, passed, data, *, way="auto", largest=1_000_000):
+    return Locator(way).take(iterator, drawn, passed, data, largest=largest)
+
+
+@pytest.mark.parametrize("way", ["iterator", "replay"])
 @pytest.mark.parametrize(("make", "epoch", "at"), PLACES)
-def test_every_batch(make, epoch, at):
+def test_every_batch(make, epoch, at, way):
     """The rest of that epoch and two more, the last batches of an epoch included."""
     source, data = open_data(make)
     iterator, drawn = None, 0
@@ -84,10 +88,11 @@ def test_every_batch(make, epoch, at):
             next(iterator)
             drawn += 1
     passed = Passed(data.iterators_made, 0, 0)
-    position, tensors = data_position.capture(iterator, drawn, passed, data)
+    position, tensors = take(iterator, drawn, passed, data, way=way)
     tensors = {key: tf.identity(value) for key, value in tensors.items()}
     if make is not generated:
-        assert position.way == "iterator"
+        # Which has a state once it is exhausted.
+        assert position.way == way
     assert position.drawn == drawn
     expected = [
         np.asarray(next(iterator)).ravel().tolist() for _ in range(BATCHES - at)
@@ -115,7 +120,7 @@ def test_replay_draws_and_drops():
     """Only what is not drawn yet, and it tells how far it is."""
     source, data = open_data(generated)
     iterator = iter(source._distributed_dataset)
-    position, tensors = data_position.capture(iterator, 3, Passed(1), data)
+    position, tensors = take(iterator, 3, Passed(1), data)
     assert position.way == "replay"
     assert position.reason
     assert tensors == {}
@@ -137,7 +142,7 @@ def test_replay_of_an_epoch_that_is_shorter_now():
     """The data's end is the epoch's end, not an error."""
     source, data = open_data(generated)
     iterator = iter(source._distributed_dataset)
-    position, tensors = data_position.capture(iterator, 99, Passed(1), data)
+    position, tensors = take(iterator, 99, Passed(1), data)
     Rewinder(position, iterator).restore(
         tensors, already_drawn=0, spare=data.spare_iterator
     )
@@ -160,7 +165,7 @@ def test_pipelines_whose_state_cannot_be_saved(make, reason):
     """They are replayed, and the reason is said in one line."""
     source, data = open_data(lambda: source_of(make().batch(3)))
     iterator = iter(source._distributed_dataset)
-    position, _ = data_position.capture(iterator, 2, Passed(1), data)
+    position, _ = take(iterator, 2, Passed(1), data)
     assert position.way == "replay"
     assert "\n" not in position.reason
     assert not position.reason.endswith(".")
@@ -173,6 +178,51 @@ def noise():
 
 def test_a_loop_of_the_users_own():
     """Its data are nobody's but the caller's."""
-    position, tensors = data_position.capture(None, 4, Passed(), None)
+    position, tensors = take(None, 4, Passed(), None)
     assert (position.way, position.drawn, tensors) == ("replay", 4, {})
     assert position.reason == "the loop is the caller's own"
+
+
+def big_buffer():
+    rows = tf.data.Dataset.from_tensor_slices(np.zeros((500, 200), "float32"))
+    return source_of(rows.shuffle(300).batch(10))
+
+
+@pytest.mark.parametrize(
+    ("way", "largest", "expected"),
+    [
+        ("auto", 1_000_000, "iterator"),
+        ("auto", 100_000, "replay"),
+        ("iterator", 100_000, "iterator"),
+        ("replay", 1_000_000, "replay"),
+    ],
+)
+def test_a_large_buffer(way, largest, expected):
+    """Its state holds 300 rows of 800 bytes, which the user may want or not."""
+    source, data = open_data(big_buffer)
+    iterator = iter(source._distributed_dataset)
+    next(iterator)
+    position, tensors = take(iterator, 1, Passed(1), data, way=way, largest=largest)
+    assert position.way == expected
+    assert bool(tensors) == (expected == "iterator")
+    if way == "auto" and expected == "replay":
+        assert position.reason == (
+            'its buffers hold 0.24 MB, over the 0.1 MB that data_state="auto" saves'
+        )
+
+
+def test_a_buffer_of_unknown_size_is_measured():
+    """Batches of whatever number of rows are in it."""
+
+    def batches():
+        noise = np.random.default_rng(1).normal(size=(500, 200))
+        rows = tf.data.Dataset.from_tensor_slices(noise.astype("float32"))
+        return source_of(rows.batch(10).shuffle(30))
+
+    source, data = open_data(batches)
+    assert data.buffered_bytes() is None
+    iterator = iter(source._distributed_dataset)
+    next(iterator)
+    assert take(iterator, 1, Passed(1), data, largest=1_000_000)[0].way == "iterator"
+    position, _ = take(iterator, 1, Passed(1), data, largest=100_000)
+    assert (position.way, "its buffers hold" in position.reason) == ("replay", True)

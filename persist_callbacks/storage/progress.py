@@ -1,0 +1,95 @@
+"""How far training had come, whatever became of its checkpoints.
+
+A small file beside them that is written over and over and never synced: it costs a
+microsecond, outlives the process, and after a power loss may be older than the newest
+checkpoint. It decides nothing; a resume report tells by it how much work was lost.
+
+Format: one record, little-endian: the bytes ``pcp1``, the CRC-32 of what follows, step
+as uint64, seconds since the epoch as float64.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+NAME = ".progress"
+
+_HEAD = struct.Struct("<4sI")
+_BODY = struct.Struct("<Qd")
+_MAGIC = b"pcp1"
+# Steps may be far shorter than anybody needs to know of.
+_SECONDS_BETWEEN = 0.05
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far training had come.
+
+    Args:
+        step: global train steps that were done.
+        at: when, in seconds since 1970.
+    """
+
+    step: int
+    at: float
+
+
+class ProgressFile:
+    """Keeps the record of one run up to date; for one thread.
+
+    Args:
+        directory: the run directory.
+    """
+
+    def __init__(self, directory: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
+        self._descriptor = os.open(directory / NAME, flags, 0o666)
+        self._noted_at = 0.0
+
+    def note(self, step: int, *, at_once: bool = False) -> None:
+        """Note how far training is, at most some twenty times a second.
+
+        Args:
+            step: global train steps that are done.
+            at_once: however short a time ago the last one was noted.
+
+        Raises:
+            OSError: it cannot be written, on a full disk say.
+        """
+        now = time.monotonic()
+        if self._descriptor < 0:
+            return
+        if now - self._noted_at < _SECONDS_BETWEEN and not at_once:
+            return
+        self._noted_at = now
+        body = _BODY.pack(step, time.time())
+        record = _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
+        if hasattr(os, "pwrite"):
+            os.pwrite(self._descriptor, record, 0)
+            return
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, record)
+
+    def close(self) -> None:
+        """Let the file go; more than once is no error."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def read(directory: Path) -> Progress | None:
+    """Read how far training had come; None where nothing that is sound says so."""
+    try:
+        data = (directory / NAME).read_bytes()
+        magic, checksum = _HEAD.unpack_from(data)
+        body = data[_HEAD.size : _HEAD.size + _BODY.size]
+        if magic != _MAGIC or checksum != zlib.crc32(body):
+            return None
+        return Progress(*_BODY.unpack(body))
+    except (OSError, struct.error):
+        return None

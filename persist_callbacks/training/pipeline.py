@@ -1,0 +1,121 @@
+"""What a ``tf.data`` pipeline is made of: its variables, its buffers, its randomness.
+
+A data set tells of its parts in attributes without public names; they are touched here
+alone, and ``tests/training/test_pipeline.py`` fails by name when a version moves them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import tensorflow as tf
+
+# Elements of a variable that may be a generator's state, and not a layer's weights.
+_LARGEST_STATE = 16
+
+
+def captured_variables(dataset: Any) -> list[Any]:
+    """List the small variables that functions of a pipeline have captured."""
+    found: dict[int, Any] = {}
+    for part in _parts(dataset):
+        for graph in _graphs(part):
+            for variable in graph.variables:
+                if variable.shape.num_elements() <= _LARGEST_STATE:
+                    found.setdefault(id(variable), variable)
+    return list(found.values())
+
+
+def buffered_bytes(dataset: Any) -> int | None:
+    """Estimate how much of the data the state of an iterator holds when it is full.
+
+    Shuffle buffers, caches in memory, and what is held while its parts are handed out.
+
+    Args:
+        dataset: a ``tf.data.Dataset``.
+
+    Returns:
+        Bytes; None if a buffer's elements are of unknown size.
+    """
+    total = 0
+    for part in _parts(dataset):
+        for source, elements in _held(part):
+            size = _bytes_of(source.element_spec)
+            if size is None or elements is None:
+                return None
+            total += size * elements
+    return total
+
+
+def draws_unseeded(dataset: Any) -> list[str]:
+    """Name what a pipeline draws at random without a seed, so that no run repeats it.
+
+    Without ``tf.random.set_seed`` an op that has no seed of its own takes another one
+    in each process; both halves of its seed are zero then.
+    """
+    found = []
+    for part in _parts(dataset):
+        name = type(part).__name__.strip("_").removesuffix("Dataset").lower()
+        seeds = [getattr(part, each, None) for each in ("_seed", "_seed2")]
+        if not any(seed is None or int(seed) for seed in seeds):
+            found.append(name)
+        for graph in _graphs(part):
+            found += [
+                f"{operation.type} in {name}"
+                for operation in graph.get_operations()
+                if operation.op_def.is_stateful and _seeds_of(operation) == (0, 0)
+            ]
+    return found
+
+
+def _parts(dataset: Any) -> Iterator[Any]:
+    waiting = [dataset]
+    while waiting:
+        current = waiting.pop()
+        # A DistributedDataset tells neither; its pipelines are replayed as they are.
+        if isinstance(current, tf.data.Dataset):
+            yield current
+            waiting.extend(current._inputs())
+
+
+def _graphs(part: Any) -> Iterator[Any]:
+    for wrapper in part._functions():
+        yield wrapper.function.graph
+
+
+def _held(part: Any) -> Iterator[tuple[Any, int | None]]:
+    """Give the data sets whose elements a part's iterator holds, and how many."""
+    kind = type(part).__name__.strip("_")
+    if kind == "ShuffleDataset":
+        size = int(part._buffer_size)
+        known = int(part.cardinality())
+        # An unknown or endless input fills any buffer; a negative size means all of it.
+        if size < 0 or 0 <= known < size:
+            size = known
+        yield part, size if size >= 0 else None
+    elif kind == "CacheDataset" and not part._filename.numpy():
+        known = int(part.cardinality())
+        yield part, known if known >= 0 else None
+    elif kind == "FlatMapDataset":
+        for source in part._inputs():
+            # What it hands out is held by it and by the prefetch before it.
+            yield source, 2
+
+
+def _bytes_of(spec: Any) -> int | None:
+    total = 0
+    for leaf in tf.nest.flatten(spec):
+        if not isinstance(leaf, tf.TensorSpec) or not leaf.shape.is_fully_defined():
+            return None
+        if not leaf.dtype.size:
+            return None
+        total += leaf.dtype.size * math.prod(leaf.shape)
+    return total
+
+
+def _seeds_of(operation: Any) -> tuple[int, int] | None:
+    attributes = operation.node_def.attr
+    if "seed" not in attributes or "seed2" not in attributes:
+        return None
+    return attributes["seed"].i, attributes["seed2"].i

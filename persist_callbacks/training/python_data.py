@@ -1,0 +1,145 @@
+"""The state of a ``PyDataset``: by two methods of its own, or by its generators.
+
+A data set with ``get_state() -> dict`` and ``set_state(dict)`` is put back by them, as
+a callback is. Of any other, the random generators that it holds are put back; what it
+shuffles by them at an epoch's end is made up for by ending as many epochs.
+"""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+
+from persist_callbacks.training import json_values
+
+# How deep generators are looked for: data set, its augmenter, that one's list of steps.
+_DEPTH = 3
+_WHERE = "data"
+
+
+def has_protocol(dataset: Any) -> bool:
+    """Whether a data set keeps its state itself."""
+    return hasattr(dataset, "get_state") and hasattr(dataset, "set_state")
+
+
+def capture(dataset: Any) -> dict[str, Any]:
+    """Take a data set's state, as it is when an iterator over it is made.
+
+    Args:
+        dataset: the user's ``PyDataset``.
+
+    Returns:
+        A JSON-ready record for `restore`.
+
+    Raises:
+        ArgumentError: its ``get_state()`` gives what JSON cannot hold.
+    """
+    if has_protocol(dataset):
+        where = f"{type(dataset).__name__}.get_state()"
+        return {"state": json_values.encode(dataset.get_state(), where=where)}
+    return {
+        "generators": {
+            path: json_values.encode(_state_of(generator), where=f"{_WHERE}/{path}")
+            for path, generator in generators(dataset)
+        }
+    }
+
+
+def restore(dataset: Any, record: dict[str, Any]) -> list[str]:
+    """Put a data set's state back.
+
+    Args:
+        dataset: the user's ``PyDataset``.
+        record: from `capture`.
+
+    Returns:
+        A sentence for each part that could not be put back.
+    """
+    name = type(dataset).__name__
+    if "state" in record:
+        if not has_protocol(dataset):
+            return [f"{name} has no set_state() any more"]
+        dataset.set_state(json_values.decode(copy.deepcopy(record["state"])))
+        return []
+    left_out = []
+    here = dict(generators(dataset))
+    for path, saved in record["generators"].items():
+        values = json_values.decode(saved)
+        generator = here.pop(path, None)
+        if generator is None or not _set_state(generator, values):
+            left_out.append(f"{name} has not the generator {path} that it had")
+    return left_out
+
+
+def generators(dataset: Any) -> Iterator[tuple[str, Any]]:
+    """Find the random generators that an object holds, with the paths to them."""
+    yield from _generators_in(dataset, "", _DEPTH, set())
+
+
+def _generators_in(
+    value: Any, path: str, depth: int, seen: set[int]
+) -> Iterator[tuple[str, Any]]:
+    if id(value) in seen:
+        return
+    seen.add(id(value))
+    if isinstance(value, (np.random.Generator, np.random.RandomState, random.Random)):
+        # The operating system's randomness has no state.
+        if not isinstance(value, random.SystemRandom):
+            yield path, value
+        return
+    if depth == 0 or isinstance(value, (type, ModuleType, FunctionType)):
+        return
+    parts: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        parts = [(key, item) for key, item in value.items() if isinstance(key, str)]
+    elif isinstance(value, (list, tuple)) and len(value) <= 100:
+        parts = list(enumerate(value))
+    elif hasattr(value, "__dict__"):
+        parts = list(vars(value).items())
+    for name, part in parts:
+        inner = f"{path}.{name}" if path else str(name)
+        yield from _generators_in(part, inner, depth - 1, seen)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, np.random.Generator):
+        return _words(generator.bit_generator.state)
+    if isinstance(generator, np.random.RandomState):
+        return _words(generator.get_state(legacy=False))
+    return generator.getstate()
+
+
+def _set_state(generator: Any, values: Any) -> bool:
+    """Set a generator's state; False if the state is one of another kind."""
+    try:
+        if isinstance(generator, np.random.Generator):
+            generator.bit_generator.state = _unwords(values)
+        elif isinstance(generator, np.random.RandomState):
+            generator.set_state(_unwords(values))
+        else:
+            generator.setstate(values)
+    except (TypeError, ValueError, KeyError):
+        return False
+    return True
+
+
+def _words(state: Any) -> Any:
+    """Write integers in hex: not every JSON reader keeps more than 64 bits of one."""
+    if isinstance(state, dict):
+        return {name: _words(value) for name, value in state.items()}
+    if isinstance(state, int) and not isinstance(state, bool):
+        return hex(state)
+    return state
+
+
+def _unwords(state: Any) -> Any:
+    if isinstance(state, dict):
+        return {name: _unwords(value) for name, value in state.items()}
+    if isinstance(state, str) and state.startswith("0x"):
+        return int(state, 16)
+    return state

@@ -1,0 +1,87 @@
+"""What a pipeline tells of itself; fails by name when a version moves it."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+from keras.src.trainers.data_adapters.array_data_adapter import ArrayDataAdapter
+
+from persist_callbacks.training import pipeline
+
+
+def rows(number=50, width=4):
+    return tf.data.Dataset.from_tensor_slices(np.zeros((number, width), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: rows().batch(8).prefetch(2), 0),
+        (lambda: rows().shuffle(20).batch(8), 20 * 16),
+        (lambda: rows().shuffle(200).batch(8), 50 * 16),
+        (lambda: rows().repeat().shuffle(200).batch(8), 200 * 16),
+        (lambda: rows().cache().shuffle(20).map(lambda x: x * 2), 70 * 16),
+        (lambda: tf.data.Dataset.zip((rows().shuffle(2), rows().shuffle(3))), 5 * 16),
+        (lambda: rows().batch(8).shuffle(20), None),
+        (lambda: rows().filter(lambda x: x[0] > 0).cache(), None),
+        (lambda: tf.data.Dataset.from_tensor_slices(["a", "b"]).shuffle(2), None),
+    ],
+)
+def test_buffered_bytes(make, expected):
+    """Rows of four float32, in buffers that may be larger than the data."""
+    assert pipeline.buffered_bytes(make()) == expected
+
+
+def test_a_cache_in_a_file_holds_nothing(tmp_path):
+    """It is on disk, and stays there."""
+    assert pipeline.buffered_bytes(rows().cache(str(tmp_path / "cache"))) == 0
+
+
+def test_shuffled_arrays_hold_their_order():
+    """Two int64 a row: Keras shuffles indices."""
+    data = ArrayDataAdapter(np.zeros((50, 4)), batch_size=8, shuffle=True)
+    assert pipeline.buffered_bytes(data.get_tf_dataset()) == 2 * 50 * 8
+
+
+@pytest.fixture(params=[None, 3], ids=["no seed", "global seed"])
+def seed(request):
+    """The global seed, as a process begins with it, or as the user sets it."""
+    tf.random.set_seed(request.param)
+    yield request.param
+    keras.utils.set_random_seed(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "drawn"),
+    [
+        (lambda: rows().batch(8), []),
+        (lambda: rows().shuffle(20).batch(8), ["shuffle"]),
+        (lambda: rows().shuffle(20, seed=1).batch(8), []),
+        (
+            lambda: rows().map(lambda x: x + tf.random.uniform([4])),
+            ["RandomUniform in map"],
+        ),
+        (
+            lambda: ArrayDataAdapter(
+                np.zeros((50, 4)), batch_size=8, shuffle=True
+            ).get_tf_dataset(),
+            ["RandomShuffle in map"],
+        ),
+    ],
+)
+def test_what_is_drawn_without_a_seed(make, drawn, seed):
+    """A global seed is one for all that have none of their own."""
+    assert pipeline.draws_unseeded(make()) == (drawn if seed is None else [])
+
+
+def test_captured_variables():
+    """The small ones, at any depth of the pipeline, each once."""
+    generator = tf.random.Generator.from_seed(1)
+    weights = tf.Variable(tf.ones((5, 4)))
+    data = rows().map(lambda x: x + generator.normal((4,)))
+    data = data.map(lambda x: tf.linalg.matvec(weights, x)).batch(8)
+    data = data.map(lambda x: x + generator.normal((5,)))
+    found = pipeline.captured_variables(data)
+    assert [id(variable) for variable in found] == [id(generator.state)]

@@ -1,0 +1,120 @@
+"""A data set's own state goes through JSON and comes back."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from persist_callbacks.errors import ArgumentError
+from persist_callbacks.training import python_data
+
+
+class Noise:
+    """An augmenter that a data set holds."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(1)
+
+
+class Rows:
+    """A data set that draws from whatever it was given."""
+
+    def __init__(self, *sources):
+        self.sources = list(sources)
+        self.noise = Noise()
+        self.other = {"random": random.Random(2)}
+
+    def draw(self):
+        own = [
+            source.random() if isinstance(source, random.Random) else source.normal()
+            for source in self.sources
+        ]
+        return [*own, self.noise.rng.normal(), self.other["random"].random()]
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: np.random.Generator(np.random.PCG64(5)),
+        lambda: np.random.Generator(np.random.Philox(5)),
+        lambda: np.random.Generator(np.random.SFC64(5)),
+        lambda: np.random.Generator(np.random.MT19937(5)),
+        lambda: np.random.RandomState(5),
+        lambda: random.Random(5),
+    ],
+)
+def test_generators_go_on(make):
+    """Of every kind, wherever the data set keeps them."""
+    first = Rows(make())
+    first.draw()
+    saved = json.loads(json.dumps(python_data.capture(first)))
+    assert sorted(saved["generators"]) == ["noise.rng", "other.random", "sources.0"]
+    expected = [first.draw() for _ in range(3)]
+    second = Rows(make())
+    assert python_data.restore(second, saved) == []
+    assert [second.draw() for _ in range(3)] == expected
+
+
+def test_generators_that_are_not_there_any_more():
+    """Named in the report; the others are put back all the same."""
+    first = Rows(np.random.default_rng(5), random.Random(1))
+    saved = python_data.capture(first)
+    expected = first.draw()[2:]
+    second = Rows(random.Random(1))
+    left_out = python_data.restore(second, saved)
+    assert left_out == [
+        "Rows has not the generator sources.0 that it had",
+        "Rows has not the generator sources.1 that it had",
+    ]
+    assert second.draw()[1:] == expected
+
+
+def test_what_has_no_state_is_left_alone():
+    """The operating system's randomness, modules, and a data set that holds itself."""
+    data = Rows(random.SystemRandom())
+    data.module, data.itself, data.sources = np.random, data, []
+    assert sorted(path for path, _ in python_data.generators(data)) == [
+        "noise.rng",
+        "other.random",
+    ]
+
+
+class Counts(Rows):
+    """A data set with the two methods."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def get_state(self):
+        return {"count": self.count, "order": np.arange(3)}
+
+    def set_state(self, state):
+        assert state["order"].tolist() == [0, 1, 2]
+        self.count = state["count"]
+
+
+def test_two_methods_of_its_own():
+    """They stand before what could be found without them."""
+    first = Counts()
+    first.count = 7
+    saved = json.loads(json.dumps(python_data.capture(first)))
+    assert list(saved) == ["state"]
+    second = Counts()
+    assert python_data.restore(second, saved) == []
+    assert second.count == 7
+    assert python_data.restore(Rows(), saved) == ["Rows has no set_state() any more"]
+
+
+def test_a_state_that_json_cannot_hold():
+    """The error names the method."""
+
+    class Bad(Counts):
+        def get_state(self):
+            return {"open": object()}
+
+    with pytest.raises(ArgumentError, match=r"Bad\.get_state\(\)/open"):
+        python_data.capture(Bad())
