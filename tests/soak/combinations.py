@@ -35,6 +35,7 @@ class Combination:
         ours: where our callback stands in the list: ``first`` or ``last``.
         devices: logical CPU devices, to be set up before anything else.
         needs: modules without which it cannot run here.
+        pace: seconds that each batch takes longer, at least, where it is killed.
     """
 
     build: Callable[[], keras.Model] = models.seeded
@@ -44,6 +45,7 @@ class Combination:
     ours: str = "first"
     devices: int = 1
     needs: tuple[str, ...] = ()
+    pace: float = 0.0
 
     def missing(self) -> list[str]:
         """List the modules that it needs and that are not here."""
@@ -396,7 +398,8 @@ CALLBACKS = {
 }
 
 SAVING = {
-    "no trigger": Combination(options={}),
+    # The first save is due once a hundredth of the wall time pays for it.
+    "no trigger": Combination(options={}, pace=0.4),
     "every epoch": Combination(options={"every_epochs": 1}),
     "every second": Combination(
         fit=feed(feeds.reshuffled, **_VALIDATION),

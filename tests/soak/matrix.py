@@ -35,6 +35,7 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="+", default=["*"], help="patterns of names, or parts of them"
     )
+    parser.add_argument("--exactly", nargs="+", help="whole names, no patterns")
     parser.add_argument("--kills", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--spawn", action="store_true", help="no forking")
@@ -44,7 +45,7 @@ def main() -> int:
     given = parser.parse_args()
     if not given.spawn:
         preload()
-    chosen = [
+    chosen = given.exactly or [
         name
         for name in COMBINATIONS
         if any(part in name or fnmatch.fnmatch(name, part) for part in given.only)

@@ -208,7 +208,10 @@ def examine(
         spawn: see `start`.
         pace: seconds that each batch takes longer, where it is to be killed.
     """
+    from soak.combinations import find
+
     result = Result(name)
+    pace = max(pace, find(name).pace)
     chance = random.Random(f"{seed} {name}")
     begun = time.monotonic()
     try:
