@@ -212,6 +212,8 @@ class CheckpointedRun:
         if self._fit is not None:
             # Here, since another callback's train begin may say otherwise, or fail.
             self._fit.start_at(self._first_epoch(recovery))
+        if over and self._fit is not None:
+            self._fit.data.catch_up(recovery.iterators_made, recovery.data_end())
         if over and not self._model.built:
             self._build_for_nothing_to_train()
         if self._model.built:
@@ -411,7 +413,7 @@ class CheckpointedRun:
                 position=position,
                 iterator=iterator,
                 drawn=self._drawn,
-                passed=self._passed(),
+                passed=self._passed(begins=iterator is None),
                 data=self._fit.data if self._fit is not None else None,
                 last_logs=dict(self._last_logs),
                 batches_per_epoch=self._loop.batches_per_epoch,
@@ -448,10 +450,8 @@ class CheckpointedRun:
 
     def _take_last(self, stopped: bool = False) -> Snapshot:
         iterator = self._iterator
-        if self._fit is not None and iterator is not None:
-            upcoming = self._fit.data.next_epoch_iterator(iterator)
-            if upcoming is not iterator:
-                iterator, self._drawn = upcoming, 0
+        if self._fit is not None and not self._fit.data.keeps_iterator:
+            iterator, self._drawn = None, 0
         position = Position(self._epoch, self._batch, self._step)
         return self._take(position, iterator, self._score, stopped=stopped)
 
@@ -503,14 +503,14 @@ class CheckpointedRun:
         with contextlib.suppress(OSError):
             self._progress.note(self._step, at_once=at_once)
 
-    def _passed(self) -> Passed:
+    def _passed(self, *, begins: bool) -> Passed:
         if self._fit is None:
             return Passed()
         data, validation = self._fit.data, self._fit.validation_data
         made = self._validation_iterators
         if validation is not None:
             made = max(made, validation.iterators_made)
-        return Passed(data.iterators_made, data.epochs_ended, made)
+        return Passed(data.iterators_made + begins, data.epochs_ended, made)
 
     def validation_begins(self) -> None:
         """Count the iterators over validation data, which may reshuffle too."""

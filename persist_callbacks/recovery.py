@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from persist_callbacks.storage.layout import STATE
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import (
     callback_state,
+    data_position,
     json_values,
     randomness,
 )
@@ -308,10 +310,25 @@ class Recovery:
         return self.state.data.way == "iterator" or self.state.data.drawn >= steps
 
     def data_beginning(self) -> Beginning:
-        """Return what the iterator that was in use began with."""
+        """Return what the iterator of the next step began with, or is to begin with."""
         data = self.state.data
         values = tuple(self.tensors()[key] for key in data.variable_keys())
-        return Beginning(values, data.random, data.own)
+        # That of an iterator under way is put back into fit's own, once it has one.
+        seeds = self._iterator_state() if data.begins else None
+        return Beginning(values, data.random, data.own, seeds)
+
+    def data_end(self) -> Beginning:
+        """Return what a data set is left with by a run that has no epoch left."""
+        return dataclasses.replace(self.data_beginning(), seeds=self._iterator_state())
+
+    @property
+    def iterators_made(self) -> int:
+        """How many iterators there were before the checkpoint."""
+        data = self.state.data
+        return data.passed.iterators - data.begins
+
+    def _iterator_state(self) -> Any:
+        return self.tensors().get(data_position.KEY)
 
     def last_logs(self) -> dict[str, Any]:
         """Return the logs of the last step before the checkpoint."""
@@ -440,6 +457,8 @@ class Recovery:
         if not in_fit:
             done = self.state.position.batch
             return f"the caller's to bring to batch {done} of the epoch"
+        if data.begins:
+            return "from the beginning of the epoch"
         if data.way == "iterator":
             return "by the iterator's own state"
         return f"by replay of {data.drawn} batches ({data.reason})"

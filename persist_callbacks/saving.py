@@ -73,7 +73,8 @@ class Boundary:
 
     Args:
         position: the step that comes next.
-        iterator: fit's iterator, None in a loop that is not fit's.
+        iterator: fit's iterator; None in a loop that is not fit's, and after the last
+            epoch, where fit would make another for the next.
         drawn: batches drawn from it.
         passed: how often the data were begun anew so far.
         data: the data that the iterator goes through, None in a loop that is not fit's.
@@ -185,13 +186,19 @@ class Capturer:
         objects = self._object_graph
         tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
         tensors.setdefault("save_counter", np.int64(objects.save_counter))
-        data, data_tensors = self._locator.take(
-            boundary.iterator,
-            boundary.drawn,
-            boundary.passed,
-            boundary.data,
-            largest=max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size)),
-        )
+        largest = max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size))
+        if boundary.data is not None and boundary.iterator is None:
+            data, data_tensors = self._locator.take_end(
+                boundary.passed, boundary.data, largest=largest
+            )
+        else:
+            data, data_tensors = self._locator.take(
+                boundary.iterator,
+                boundary.drawn,
+                boundary.passed,
+                boundary.data,
+                largest=largest,
+            )
         states, arrays = callback_state.capture(self._callbacks())
         tensors.update(data_tensors)
         tensors.update(arrays)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from persist_callbacks.training import pipeline
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 
 KEY = "data/iterator"
@@ -28,6 +29,8 @@ class DataPosition:
             values from when the iterator was made.
         random: the generators' state from then, where Python makes the batches.
         own: a ``PyDataset``'s own state from then.
+        begins: whether the next step is the first of an iterator that is not made yet;
+            the state is that of the one before it then, for the seeds of the data set.
         reason: why it is a replay, else empty.
     """
 
@@ -37,6 +40,7 @@ class DataPosition:
     variables: int = 0
     random: dict[str, Any] | None = None
     own: dict[str, Any] | None = None
+    begins: bool = False
     reason: str = ""
 
     def keys(self) -> list[str]:
@@ -92,32 +96,47 @@ class Locator:
         Returns:
             The position, and the tensors that go with it into the checkpoint.
         """
+        if data is None:
+            return _position(
+                "replay", drawn, passed, reason="the loop is the caller's own"
+            )
+        state = self._state(iterator, data, largest)
+        if state is not None:
+            return _position("iterator", drawn, passed, state=state)
+        return _position(
+            "replay", drawn, passed, began=data.beginning, reason=self._refusal or ""
+        )
+
+    def take_end(
+        self, passed: Passed, data: FitData, *, largest: int
+    ) -> tuple[DataPosition, dict[str, Any]]:
+        """Take the position after the last epoch, before an iterator for a further one.
+
+        None is made for it: the user's next ``fit`` on the same data would notice.
+
+        Args:
+            passed: how often the data will have been begun anew by the next step.
+            data: the data.
+            largest: as for `take`.
+
+        Returns:
+            As `take` does.
+        """
+        waiting = data.waiting_iterator
+        state = None if waiting is None else self._state(waiting, data, largest)
+        way: Literal["iterator", "replay"] = "replay" if state is None else "iterator"
+        began = data.beginning_now()
+        return _position(way, 0, passed, state=state, began=began, begins=True)
+
+    def _state(self, iterator: Any, data: FitData, largest: int) -> Any:
+        """Give the iterator's state, None where it cannot or shall not be taken."""
         if not self._judged:
             self._judged = True
             self._refusal = self._judge(iterator, data, largest)
-        state = None
-        if self._refusal is None:
-            assert data is not None
-            state = self._try(iterator, data, largest)
-        if state is not None:
-            return DataPosition("iterator", drawn, passed), {KEY: state}
-        began = Beginning() if data is None else data.beginning
-        position = DataPosition(
-            "replay",
-            drawn,
-            passed,
-            len(began.variables),
-            began.random,
-            began.own,
-            self._refusal or "",
-        )
-        tensors = zip(position.variable_keys(), began.variables, strict=True)
-        return position, dict(tensors)
+        return None if self._refusal else self._try(iterator, data, largest)
 
-    def _judge(self, iterator: Any, data: FitData | None, largest: int) -> str | None:
+    def _judge(self, iterator: Any, data: FitData, largest: int) -> str | None:
         """Say why the state cannot or shall not be taken, before it is tried."""
-        if iterator is None or data is None:
-            return "the loop is the caller's own"
         if data.unsaved_randomness is not None:
             return data.unsaved_randomness
         if not isinstance(iterator, tf.data.Iterator):
@@ -133,7 +152,9 @@ class Locator:
 
     def _try(self, iterator: Any, data: FitData, largest: int) -> Any:
         try:
-            state = _iterator_state(iterator, strictly=not data.ignores_random_ops)
+            state = pipeline.iterator_state(
+                iterator, strictly=not data.ignores_random_ops
+            )
         except (
             tf.errors.FailedPreconditionError,
             tf.errors.UnimplementedError,
@@ -146,6 +167,31 @@ class Locator:
             self._refusal = _too_large(size, largest)
             return None
         return state
+
+
+def _position(
+    way: Literal["iterator", "replay"],
+    drawn: int,
+    passed: Passed,
+    *,
+    state: Any = None,
+    began: Beginning | None = None,
+    begins: bool = False,
+    reason: str = "",
+) -> tuple[DataPosition, dict[str, Any]]:
+    began = began or Beginning()
+    position = DataPosition(
+        way,
+        drawn,
+        passed,
+        len(began.variables),
+        began.random,
+        began.own,
+        begins,
+        reason,
+    )
+    tensors = dict(zip(position.variable_keys(), began.variables, strict=True))
+    return position, tensors if state is None else {KEY: state, **tensors}
 
 
 def _too_large(size: int, largest: int) -> str:
@@ -167,12 +213,17 @@ class Rewinder:
     def __init__(self, position: DataPosition, iterator: Any) -> None:
         self._position = position
         self._iterator = iterator
-        self._fresh = _iterator_state(iterator) if position.way == "iterator" else None
+        self._fresh = pipeline.iterator_state(iterator) if self._has_state else None
+
+    @property
+    def _has_state(self) -> bool:
+        # One that begins is where it is to be, and so are its data set's seeds.
+        return self._position.way == "iterator" and not self._position.begins
 
     @property
     def replays(self) -> bool:
         """Whether batches are drawn and dropped."""
-        return self._position.way == "replay"
+        return self._position.drawn > 0 and not self._has_state
 
     def restore(
         self,
@@ -191,7 +242,7 @@ class Rewinder:
             progress: called with the batches dropped so far and their total, in a
                 replay.
         """
-        if self._position.way == "iterator":
+        if self._has_state:
             self._restore_state(tensors[KEY], spare)
             return
         for done in range(already_drawn, self._position.drawn):
@@ -212,37 +263,15 @@ class Rewinder:
         exhausted, as it is some batches before an epoch ends, has left the state, and
         nothing says where the generator was: then the fresh iterator does.
         """
-        _set_iterator_state(self._iterator, state)
-        after_one = _as_bytes(_iterator_state(spare()))
-        _set_iterator_state(self._iterator, state)
-        after_two = _as_bytes(_iterator_state(spare()))
+        pipeline.set_iterator_state(self._iterator, state)
+        after_one = _as_bytes(pipeline.iterator_state(spare()))
+        pipeline.set_iterator_state(self._iterator, state)
+        after_two = _as_bytes(pipeline.iterator_state(spare()))
         if after_one == after_two:
             # The spare iterators have taken seeds themselves.
-            _set_iterator_state(self._iterator, state)
+            pipeline.set_iterator_state(self._iterator, state)
         else:
-            _set_iterator_state(spare(), self._fresh)
-
-
-def _iterator_state(iterator: Any, *, strictly: bool = False) -> Any:
-    """Serialise an iterator.
-
-    ``tf.train.Checkpoint(iterator=...)`` does the same and writes a file of its own;
-    this gives the tensor, which goes into our bundle. The resource has no public name.
-
-    Args:
-        iterator: an iterator over a ``tf.data.Dataset``.
-        strictly: refuse a pipeline with ops whose state is not part of an iterator's,
-            whatever policy its options set.
-    """
-    policy = tf.data.experimental.ExternalStatePolicy
-    return tf.raw_ops.SerializeIterator(
-        resource_handle=iterator._iterator_resource,
-        external_state_policy=(policy.FAIL if strictly else policy.IGNORE).value,
-    )
-
-
-def _set_iterator_state(iterator: Any, state: Any) -> None:
-    iterator._restore_from_tensors({"_STATE": state})
+            pipeline.set_iterator_state(spare(), self._fresh)
 
 
 def _as_bytes(state: Any) -> bytes:

@@ -36,11 +36,14 @@ class Beginning:
         variables: values of the variables that the pipeline has captured.
         random: state of Python's and NumPy's generators, where Python makes batches.
         own: state of a ``PyDataset``, see `python_data`.
+        seeds: state of an iterator that was made before, and has taken the last seeds
+            from the data set; None where nothing but their number tells.
     """
 
     variables: tuple[Any, ...] = ()
     random: dict[str, Any] | None = None
     own: dict[str, Any] | None = None
+    seeds: Any = None
 
 
 class FitData:
@@ -158,22 +161,21 @@ class FitData:
         """
         return iter(self._dataset)
 
-    def next_epoch_iterator(self, current: Any) -> Any:
-        """Return the iterator that ``fit`` would use for one more epoch.
-
-        Only to be called when no further epoch comes: making an iterator moves the
-        data set's seeds on, which another epoch would notice.
-
-        Args:
-            current: the iterator that the last step was given.
-
-        Returns:
-            An iterator that stands where the next epoch would begin.
-        """
+    @property
+    def keeps_iterator(self) -> bool:
+        """Whether one more epoch would go on with the iterator that is in use."""
         source = self._source
-        if source.steps_per_epoch is not None and source._current_iterator is not None:
-            return source._current_iterator
-        return iter(source._distributed_dataset)
+        return (
+            source.steps_per_epoch is not None and source._current_iterator is not None
+        )
+
+    @property
+    def waiting_iterator(self) -> Any:
+        """The iterator that fit has made at an epoch's end, and will never use.
+
+        None where it makes none: of data whose length it does not know.
+        """
+        return None if self.keeps_iterator else self._source._current_iterator
 
     def expect_length(self, batches: int | None) -> None:
         """Tell fit the length of epochs that an earlier process has learnt.
@@ -221,6 +223,24 @@ class FitData:
         """What the iterator in use began with."""
         data = self._source._distributed_dataset
         return data.beginning if isinstance(data, _Counted) else Beginning()
+
+    def beginning_now(self) -> Beginning:
+        """What an iterator would begin with that is made now."""
+        data = self._source._distributed_dataset
+        return data.beginning_now() if isinstance(data, _Counted) else Beginning()
+
+    def catch_up(self, iterators: int, beginning: Beginning) -> None:
+        """Bring data that no epoch is left for to where an earlier process left them.
+
+        Another ``fit`` may go through them afterwards.
+
+        Args:
+            iterators: how many there were.
+            beginning: what a further one would begin with.
+        """
+        data = self._source._distributed_dataset
+        if isinstance(data, _Counted):
+            data.catch_up(iterators, beginning)
 
     def variables(self) -> list[Any]:
         """List the small variables that functions of the pipeline have captured.
@@ -298,21 +318,30 @@ class _Counted:
         self.left_out: list[str] = []
 
     def __iter__(self) -> Any:
-        while self.made < self._made_before:
+        wanted, self._begin_with = self._begin_with, None
+        self.catch_up(self._made_before, wanted)
+        self.made += 1
+        self.beginning = self.beginning_now()
+        return iter(self.data)
+
+    def catch_up(self, iterators: int, beginning: Beginning | None) -> None:
+        while self.made < iterators:
             iter(self.data)
             self.made += 1
-        self.made += 1
-        wanted, self._begin_with = self._begin_with, None
-        if wanted is not None:
-            for variable, value in zip(self._variables, wanted.variables, strict=False):
-                variable.assign(value)
-            if wanted.random is not None and self._with_random:
-                randomness.restore(wanted.random)
-            if wanted.own is not None and self._source is not None:
-                self.left_out = python_data.restore(self._source, wanted.own)
-        self.beginning = Beginning(
+        if beginning is None:
+            return
+        if beginning.seeds is not None:
+            pipeline.set_iterator_state(iter(self.data), beginning.seeds)
+        for variable, value in zip(self._variables, beginning.variables, strict=False):
+            variable.assign(value)
+        if beginning.random is not None and self._with_random:
+            randomness.restore(beginning.random)
+        if beginning.own is not None and self._source is not None:
+            self.left_out = python_data.restore(self._source, beginning.own)
+
+    def beginning_now(self) -> Beginning:
+        return Beginning(
             tuple(variable.numpy() for variable in self._variables),
             randomness.capture() if self._with_random else None,
             None if self._source is None else python_data.capture(self._source),
         )
-        return iter(self.data)

@@ -1,4 +1,4 @@
-"""What a ``tf.data`` pipeline is made of: its variables, its buffers, its randomness.
+"""What a ``tf.data`` pipeline is made of: variables, buffers, randomness, iterators.
 
 A data set tells of its parts in attributes without public names; they are touched here
 alone, and ``tests/training/test_pipeline.py`` fails by name when a version moves them.
@@ -67,6 +67,34 @@ def draws_unseeded(dataset: Any) -> list[str]:
                 if operation.op_def.is_stateful and _seeds_of(operation) == (0, 0)
             ]
     return found
+
+
+def iterator_state(iterator: Any, *, strictly: bool = False) -> Any:
+    """Serialise an iterator.
+
+    ``tf.train.Checkpoint(iterator=...)`` does the same and writes a file of its own;
+    this gives the tensor, which goes into our bundle. The resource has no public name.
+
+    Args:
+        iterator: an iterator over a ``tf.data.Dataset``.
+        strictly: refuse a pipeline with ops whose state is not part of an iterator's,
+            whatever policy its options set.
+    """
+    policy = tf.data.experimental.ExternalStatePolicy
+    return tf.raw_ops.SerializeIterator(
+        resource_handle=iterator._iterator_resource,
+        external_state_policy=(policy.FAIL if strictly else policy.IGNORE).value,
+    )
+
+
+def set_iterator_state(iterator: Any, state: Any) -> None:
+    """Put an iterator, and the seeds that its data set holds, back to a state.
+
+    Args:
+        iterator: over the same data set in this process, or over one made alike.
+        state: from `iterator_state`.
+    """
+    iterator._restore_from_tensors({"_STATE": state})
 
 
 def _parts(dataset: Any) -> Iterator[Any]:

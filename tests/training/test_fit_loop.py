@@ -528,13 +528,13 @@ def test_tensorflow_global_generator_is_a_module_attribute():
 
 def test_iterator_resource_and_restore_from_tensors():
     """An iterator's state is serialised, and put into another over the same data."""
-    from persist_callbacks.training import data_position
+    from persist_callbacks.training import pipeline
 
     dataset = tf.data.Dataset.range(6)
     one, other = iter(dataset), iter(dataset)
     next(one), next(one)
-    state = data_position._iterator_state(one, strictly=True)
-    data_position._set_iterator_state(other, state)
+    state = pipeline.iterator_state(one, strictly=True)
+    pipeline.set_iterator_state(other, state)
     assert [int(value) for value in other] == [2, 3, 4, 5]
 
 
