@@ -86,7 +86,10 @@ def child(kind: str, data_state: str, run: Path, batches: int, *, stop: bool) ->
     """Run `train` in a new interpreter."""
     command = [sys.executable, __file__, "--batches", str(batches)]
     command += ["--child", kind, data_state, str(run), str(int(stop))]
-    return float(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(done.stderr)
+    return float(done.stdout)
 
 
 def main() -> None:
