@@ -291,6 +291,23 @@ class FitData:
             tell()
 
         adapter.on_epoch_end = told
+        data = self._source._distributed_dataset
+        if isinstance(data, _Counted) and _shuffles_in_a_thread(adapter):
+            begin: Callable[[], None] = adapter.on_epoch_begin
+
+            def begin_after() -> None:
+                data.epoch_begins()
+                begin()
+
+            adapter.on_epoch_begin = begin_after
+
+
+def _shuffles_in_a_thread(adapter: Any) -> bool:
+    """Whether workers' batches are ordered by Python's generator, in their own time.
+
+    Keras starts them at the epoch's begin, before it makes an iterator.
+    """
+    return getattr(adapter, "enqueuer", None) is not None and bool(adapter.shuffle)
 
 
 class _Counted:
@@ -314,14 +331,22 @@ class _Counted:
         self._begin_with = beginning
         self._with_random = with_random
         self._source = source
+        # The generators' state before the epoch, where that is what its order is by.
+        self._random_before: dict[str, Any] | None = None
         # Sentences for the report, of what could not be put back.
         self.left_out: list[str] = []
+
+    def epoch_begins(self) -> None:
+        wanted = self._begin_with
+        if wanted is not None and wanted.random is not None:
+            randomness.restore(wanted.random)
+        self._random_before = randomness.capture()
 
     def __iter__(self) -> Any:
         wanted, self._begin_with = self._begin_with, None
         self.catch_up(self._made_before, wanted)
         self.made += 1
-        self.beginning = self.beginning_now()
+        self.beginning = self.beginning_now(self._random_before)
         return iter(self.data)
 
     def catch_up(self, iterators: int, beginning: Beginning | None) -> None:
@@ -330,18 +355,21 @@ class _Counted:
             self.made += 1
         if beginning is None:
             return
+        early = self._random_before is not None
         if beginning.seeds is not None:
             pipeline.set_iterator_state(iter(self.data), beginning.seeds)
         for variable, value in zip(self._variables, beginning.variables, strict=False):
             variable.assign(value)
-        if beginning.random is not None and self._with_random:
+        if beginning.random is not None and self._with_random and not early:
             randomness.restore(beginning.random)
         if beginning.own is not None and self._source is not None:
             self.left_out = python_data.restore(self._source, beginning.own)
 
-    def beginning_now(self) -> Beginning:
+    def beginning_now(self, random: dict[str, Any] | None = None) -> Beginning:
+        if random is None and self._with_random:
+            random = randomness.capture()
         return Beginning(
             tuple(variable.numpy() for variable in self._variables),
-            randomness.capture() if self._with_random else None,
+            random,
             None if self._source is None else python_data.capture(self._source),
         )
