@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import math
 import threading
 import time
 import warnings
@@ -14,12 +16,15 @@ from typing import Any, Literal
 import numpy as np
 
 from persist_callbacks import environment, tracing
+from persist_callbacks.answering import Answerer, OnNan, Poisoning
 from persist_callbacks.errors import (
     CheckpointNotFound,
     NothingToResume,
+    PersistError,
     PersistWarning,
     UnexpectedRun,
 )
+from persist_callbacks.interruptions import Interruptions
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
 from persist_callbacks.saving import Boundary, Capturer, Keep, Saver, Snapshot
@@ -27,8 +32,9 @@ from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import callback_state, data_position, model_building
-from persist_callbacks.training.fit_data import Passed
+from persist_callbacks.training.fit_data import FitData, Passed
 from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
+from persist_callbacks.watchers import Watcher
 
 # Of all tails the checkpoint's comes first: an export may want the best checkpoint.
 _RANK = 0
@@ -46,6 +52,10 @@ class Options:
     resume: Literal["auto", "must", "never"]
     on_error: Literal["warn", "raise"]
     data_state: data_position.Way
+    save_on_signal: bool
+    grace_seconds: float
+    watchers: tuple[Watcher, ...]
+    on_nan: OnNan
     verbose: int
 
 
@@ -90,6 +100,10 @@ class CheckpointedRun:
         self._epoch_ended = False
         self._score: Score | None = None
         self._last: Snapshot | None = None
+        # Taken when a validation begins: all that it may have to be stopped with.
+        self._held: Snapshot | None = None
+        self._rewinder: data_position.Rewinder | None = None
+        self._rehearsed = 0
         self._refresh_due = True
         self._meta: bytes | None = None
         self._meta_asked = False
@@ -114,7 +128,29 @@ class CheckpointedRun:
                 say=self._say,
             )
             self._progress = ProgressFile(options.path)
+            self._interruptions = Interruptions(
+                signals=options.save_on_signal,
+                is_alive=self._is_alive,
+                saves=self._store.take_save_request,
+                watchers=options.watchers,
+            )
+            self._answerer = Answerer(
+                self._interruptions,
+                self._saver,
+                self._store,
+                grace=options.grace_seconds,
+                say=self._say,
+            )
+            self._poisoning = Poisoning(
+                options.on_nan,
+                self._model,
+                self._store,
+                self._saver,
+                self._capturer,
+                self._say,
+            )
             self._attach()
+            self._interruptions.open()
         except BaseException:
             self._store.close()
             self._detach()
@@ -129,6 +165,14 @@ class CheckpointedRun:
         if self._thread is threading.current_thread():
             return not self._loop.is_running()
         return not self._thread.is_alive()
+
+    @property
+    def is_of_fit(self) -> bool:
+        """Whether ``fit`` runs the loop, rather than code of the user's."""
+        return self._loop.drives_model
+
+    def _is_alive(self) -> bool:
+        return self._fit is None or self._fit.is_fitting()
 
     # -- train begin ----------------------------------------------------------------
 
@@ -292,8 +336,10 @@ class CheckpointedRun:
                 self._fit.data.add_seen(state.data.drawn - state.position.batch)
         if self._recovery is not None:
             if self._batch < self._recovery.state.position.batch:
-                self._batch += steps
-                return self._recovery.last_logs()
+                return self._pass(self._recovery, run, iterator)
+            if self._recovery.state.in_validation:
+                # Of data of unknown length, fit finds the end by trying to go on.
+                raise StopIteration
             self._resume_here(self._recovery, run, iterator)
         self._before_step(iterator)
         self._last_logs = run(iterator)
@@ -307,6 +353,18 @@ class CheckpointedRun:
         self._drawn += steps
         self._note_progress()
         return self._last_logs
+
+    def _pass(self, recovery: Recovery, run: Any, iterator: Any) -> Logs:
+        """Answer for steps that are done."""
+        assert self._fit is not None
+        self._batch += self._fit.steps_per_execution
+        state = recovery.state
+        if state.in_validation and self._batch >= state.position.batch:
+            # No step of this epoch comes any more before which it could be done.
+            self._rewinder = data_position.Rewinder(state.data, iterator)
+            self._rehearsed = self._put_back_all_variables(recovery, run, iterator)
+            self._last_logs = recovery.last_logs()
+        return recovery.last_logs()
 
     def _resume_here(self, recovery: Recovery, run: Any, iterator: Any) -> None:
         """Put everything back, just before the first step that is not done."""
@@ -330,6 +388,27 @@ class CheckpointedRun:
             )
         self._drawn = recovery.state.data.drawn
         self._last_logs = recovery.last_logs()
+        self._resumed(recovery)
+
+    def _resume_in_validation(self, recovery: Recovery) -> None:
+        """Put the rest back after an epoch's steps, all of which were done."""
+        assert self._fit is not None
+        replays = False
+        if self._rewinder is not None and not recovery.state.data.begins:
+            replays = self._rewinder.replays and self._fit.data.is_python
+            self._rewinder.restore(
+                recovery.tensors(),
+                already_drawn=self._rehearsed,
+                spare=self._fit.data.spare_iterator,
+                progress=self._replaying,
+            )
+        else:
+            self._fit.data.catch_up(0, recovery.data_end())
+        self._rewinder = None
+        recovery.put_back_callbacks(self._siblings())
+        recovery.put_back_seeds(but_python=replays)
+        self._drawn = recovery.state.data.drawn
+        self._fit.unmute_batches()
         self._resumed(recovery)
 
     def _put_back_all_variables(
@@ -383,6 +462,14 @@ class CheckpointedRun:
             self._size_known = True
             self._capturer.refresh()
             self._saver.expect(self._capturer.size)
+        self._held = None
+
+        def take() -> Snapshot:
+            return self._take(position, iterator, score)
+
+        if self._trained:
+            self._poisoning.check(self._step, self._last_logs)
+        self._answerer.answer(self._step, take, self.release)
         reason = self._saver.due(
             position,
             at_epoch_end=epoch_ended,
@@ -392,7 +479,7 @@ class CheckpointedRun:
         if reason is None:
             return
         self._warn_of_forgotten_state()
-        self._saver.save(lambda: self._take(position, iterator, score), reason)
+        self._saver.save(take, reason)
         if self._options.verbose > 1:
             self._say(f"Checkpoint of step {position.step} ({reason})")
 
@@ -403,6 +490,8 @@ class CheckpointedRun:
         score: Score | None,
         *,
         stopped: bool = False,
+        passed: Passed | None = None,
+        in_validation: bool = False,
     ) -> Snapshot:
         self._note_progress(at_once=True)
         if self._refresh_due:
@@ -413,15 +502,60 @@ class CheckpointedRun:
                 position=position,
                 iterator=iterator,
                 drawn=self._drawn,
-                passed=self._passed(begins=iterator is None),
+                passed=passed or self._passed(begins=iterator is None),
                 data=self._fit.data if self._fit is not None else None,
                 last_logs=dict(self._last_logs),
                 batches_per_epoch=self._loop.batches_per_epoch,
                 score=score,
                 stopped=stopped,
                 epochs=self._loop.epochs,
+                in_validation=in_validation,
             )
         )
+
+    # -- validation -----------------------------------------------------------------
+
+    def validation_begins(self) -> None:
+        """Take or put back what there is between an epoch's steps and its end."""
+        if self._fit is None:
+            return
+        if self._recovery is not None and self._recovery.state.in_validation:
+            self._resume_in_validation(self._recovery)
+        # It may reshuffle too.
+        validation = self._fit.validation_data
+        if validation is not None:
+            validation.count_iterators(self._validation_iterators)
+        if self._recovery is None and self._interruptions.is_listening:
+            self._held = self._take_in_validation(self._fit.data)
+
+    def validation_step_begins(self) -> None:
+        """Stop here if that was asked for: the epoch's steps are all done."""
+        held = self._held
+        if held is not None:
+            self._answerer.answer_stop(self._step, lambda: held, self.release)
+
+    def _take_in_validation(self, data: FitData) -> Snapshot:
+        """Take a snapshot after the epoch's last step.
+
+        By now fit may have made an iterator that it will not use, and has told the data
+        of the epoch's end; a resumed one does so again.
+        """
+        waiting = data.waiting_iterator
+        extra = waiting is not None and waiting is not self._iterator
+        passed = self._passed(begins=False)
+        passed = dataclasses.replace(
+            passed, iterators=passed.iterators - extra, epochs=passed.epochs - 1
+        )
+        iterator, drawn = self._iterator, self._drawn
+        if not data.keeps_iterator:
+            iterator, self._drawn = None, 0
+        position = Position(self._epoch, self._batch, self._step)
+        try:
+            return self._take(
+                position, iterator, None, passed=passed, in_validation=True
+            )
+        finally:
+            self._drawn = drawn
 
     # -- ends -----------------------------------------------------------------------
 
@@ -431,6 +565,10 @@ class CheckpointedRun:
             # The batch that began last is done; nobody says so between batches.
             self._step += 1
             self._in_batch = False
+        self._held = None
+        if self._recovery is not None and self._recovery.state.in_validation:
+            # The script validates no more.
+            self._resume_in_validation(self._recovery)
         known = self._loop.batches_per_epoch
         if self._fit is not None and self._model.stop_training:
             # Metrics and callbacks have seen the end of an epoch that has none: no
@@ -469,6 +607,7 @@ class CheckpointedRun:
                 last = self._last or self._take_last()
                 self._last = None
                 self._saver.finish(lambda: self._capturer.finish(last))
+                self._poisoning.check(self._step, {})
             elif self.resume_point is not None:
                 self._say(
                     f"Nothing left to train: the run in {self._options.path} is at the "
@@ -482,10 +621,30 @@ class CheckpointedRun:
                 )
         finally:
             self.release()
+        request = self._interruptions.stop
+        if request is not None:
+            # What comes after training is left to the rerun.
+            self._say(f"Stopped by {request.reason} at the end of training.")
+            raise request.exit()
 
-    def release(self) -> None:
-        """Finish the write in flight; leave directory and model as they were found."""
+    def release(self, *, within: float | None = None) -> None:
+        """Finish the write in flight; leave directory and model as they were found.
+
+        A validation that an exception has ended is saved as it began.
+
+        Args:
+            within: seconds after which a write is given up; None for no such limit.
+        """
         self._detach()
+        self._interruptions.close()
+        held, self._held = self._held, None
+        deadline = math.inf if within is None else time.monotonic() + within
+        if held is not None and held.state.position.step > self._saver.newest_step:
+            with contextlib.suppress(PersistError):
+                # A failure of it was journalled, and what ends the run counts more.
+                self._saver.save_before(deadline, lambda: held, "exception")
+        if within is not None and not self._saver.wait_until(deadline):
+            self._saver.abandon()
         self._progress.close()
         self._saver.close()
 
@@ -511,12 +670,6 @@ class CheckpointedRun:
         if validation is not None:
             made = max(made, validation.iterators_made)
         return Passed(data.iterators_made + begins, data.epochs_ended, made)
-
-    def validation_begins(self) -> None:
-        """Count the iterators over validation data, which may reshuffle too."""
-        validation = None if self._fit is None else self._fit.validation_data
-        if validation is not None:
-            validation.count_iterators(self._validation_iterators)
 
     def _siblings(self) -> list[Any]:
         return [member for member in self._loop.callbacks if member is not self._owner]
@@ -598,7 +751,12 @@ class _AfterOthers(Tail):
             self._run.own_step_begins(batch)
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        self._run.validation_begins()
+        with self._releasing():
+            self._run.validation_begins()
+
+    def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
+        with self._releasing():
+            self._run.validation_step_begins()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
         with self._releasing():

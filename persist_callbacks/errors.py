@@ -131,3 +131,7 @@ class VerificationFailed(PersistError):
 
 class PersistWarning(UserWarning):
     """Something went wrong that training can go on without."""
+
+
+class PoisonedWeights(PersistError):
+    """Weights are NaN or infinite: nothing that training should go on from."""

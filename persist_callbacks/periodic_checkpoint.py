@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import weakref
@@ -12,6 +13,7 @@ from typing import Any, Literal
 import keras
 
 from persist_callbacks import environment
+from persist_callbacks.answering import OnNan
 from persist_callbacks.checkpointed_run import CheckpointedRun, Options
 from persist_callbacks.errors import ArgumentError
 from persist_callbacks.recovery import ResumePoint
@@ -19,6 +21,7 @@ from persist_callbacks.saving import Keep
 from persist_callbacks.storage.run_directory import absolute, check_directory
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.training.fit_loop import FitLoop, Logs, remove_stale_wrappers
+from persist_callbacks.watchers import Watcher
 
 # Whole words of a metric's name; a loss or an error is lower whatever else it is of.
 _HIGHER_IS_BETTER = re.compile(
@@ -31,6 +34,14 @@ _LOWER_IS_BETTER = re.compile(r"(^|_)(\w*loss|\w*error|mse|mae|mape|msle)(_|\d|$
 _HOLDING: weakref.WeakValueDictionary[Path, CheckpointedRun] = (
     weakref.WeakValueDictionary()
 )
+_EXIT_SECONDS = 60.0
+
+
+@atexit.register
+def _release_all() -> None:
+    """Write what runs still hold that died by an exception."""
+    for run in list(_HOLDING.values()):
+        run.release(within=_EXIT_SECONDS)
 
 
 class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
@@ -71,8 +82,22 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             draws as many batches again on resume. ``auto`` saves the state while it
             holds at most 8 MB of the data, or a tenth of the variables' size. What has
             no such state, as a Python generator, is replayed in any case.
-        save_on_signal: reserved for signals that announce the machine's end; accepted,
-            and without effect in this version.
+        on_nan: what to do about weights that are NaN or infinite; they are never saved.
+            They are found when a checkpoint is due, or when the loss is not finite.
+            ``skip`` warns and trains on, ``stop`` ends ``fit`` by PoisonedWeights,
+            ``rollback`` puts the newest checkpoint's weights and optimizer back; the
+            data go on, so what led there is not met again.
+        rollback_times: how often, before it stops after all.
+        rollback_learning_rate: what each rollback multiplies the learning rate by.
+        save_on_signal: at SIGTERM, SIGHUP, SIGXCPU or Ctrl-C save at the next step
+            boundary, or as the validation under way began, and end the program as the
+            signal would have; a second Ctrl-C does so at once. At SIGUSR1 save and go
+            on. Handlers of your own are called too, at once. In the main thread only.
+            A file named SAVE in the run directory asks for a checkpoint in any case.
+        grace_seconds: from a request to stop to the end of the process; a checkpoint
+            that cannot be written by then is given up.
+        watchers: look for notices that the machine will be taken away, which count as
+            SIGTERM; see `persist_callbacks.watchers`.
         verbose: 0 prints nothing, 1 where a run goes on and how it ended, 2 every
             checkpoint too.
 
@@ -99,7 +124,12 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         resume: Literal["auto", "must", "never"] = "auto",
         on_error: Literal["warn", "raise"] = "warn",
         data_state: Literal["auto", "iterator", "replay"] = "auto",
+        on_nan: Literal["skip", "stop", "rollback"] = "skip",
+        rollback_times: int = 3,
+        rollback_learning_rate: float = 1.0,
         save_on_signal: bool = True,
+        grace_seconds: float = 25.0,
+        watchers: Sequence[Watcher] = (),
         verbose: int = 1,
     ) -> None:
         super().__init__()
@@ -117,6 +147,10 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         _one_of("data_state", data_state, ("auto", "iterator", "replay"))
         _one_of("verbose", verbose, (0, 1, 2))
         _one_of("save_on_signal", save_on_signal, (True, False))
+        _one_of("on_nan", on_nan, ("skip", "stop", "rollback"))
+        _whole("rollback_times", rollback_times, at_least=1)
+        _positive("rollback_learning_rate", rollback_learning_rate)
+        _positive("grace_seconds", grace_seconds)
         _whole("keep_last", keep_last, at_least=1)
         _whole("keep_best", keep_best, at_least=0)
         _span("keep_every_seconds", keep_every_seconds)
@@ -142,6 +176,10 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             resume=resume,
             on_error=on_error,
             data_state=data_state,
+            save_on_signal=save_on_signal,
+            grace_seconds=grace_seconds,
+            watchers=tuple(watchers),
+            on_nan=OnNan(on_nan, rollback_times, rollback_learning_rate),
             verbose=verbose,
         )
         check_directory(self._options.path)
@@ -165,17 +203,25 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     def close(self) -> None:
         """Finish the write in flight and let the run directory go.
 
-        ``fit`` does so when it ends by itself, and a new ``fit`` when it finds that the
-        one before has died; to be called where neither comes and the process goes on.
+        ``fit`` does so when it ends by itself, a new ``fit`` when it finds that the one
+        before has died, and the interpreter when it exits; to be called where neither
+        comes and the process goes on. ``with PeriodicCheckpoint(...) as ours:`` does.
         """
         if self._run is not None:
             self._run.release()
 
+    def __enter__(self) -> PeriodicCheckpoint:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open the run directory and find the checkpoint to go on from."""
-        before = _HOLDING.get(self._options.path)
-        if before is not None and before.is_dead():
-            before.release()
+        for path, run in list(_HOLDING.items()):
+            # A loop of the user's own may well call this fit in its middle.
+            if run.is_dead() and (path == self._options.path or run.is_of_fit):
+                run.release()
         remove_stale_wrappers(self.model)
         loop = FitLoop.around(self)
         if loop is None:
@@ -212,6 +258,17 @@ def _whole(name: str, value: Any, *, at_least: int) -> None:
         raise ArgumentError(
             name,
             expected=f"a whole number of {at_least} or more",
+            found=repr(value),
+            advice=f"Leave {name} out for the default.",
+        )
+
+
+def _positive(name: str, value: Any) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not 0 < value < float("inf"):
+        raise ArgumentError(
+            name,
+            expected="a number above 0",
             found=repr(value),
             advice=f"Leave {name} out for the default.",
         )

@@ -307,7 +307,10 @@ class Recovery:
         Args:
             steps: how many batches they draw.
         """
-        return self.state.data.way == "iterator" or self.state.data.drawn >= steps
+        data = self.state.data
+        # Once its epoch is over, nothing more is drawn from the iterator.
+        is_used_up = self.state.in_validation and data.begins
+        return is_used_up or data.way == "iterator" or data.drawn >= steps
 
     def data_beginning(self) -> Beginning:
         """Return what the iterator of the next step began with, or is to begin with."""
@@ -457,6 +460,8 @@ class Recovery:
         if not in_fit:
             done = self.state.position.batch
             return f"the caller's to bring to batch {done} of the epoch"
+        if self.state.in_validation:
+            return "at the end of the epoch, before its validation"
         if data.begins:
             return "from the beginning of the epoch"
         if data.way == "iterator":

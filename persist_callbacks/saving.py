@@ -10,7 +10,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import keras
@@ -20,6 +20,7 @@ from persist_callbacks.errors import (
     ArgumentError,
     PersistError,
     PersistWarning,
+    PoisonedWeights,
     SaveFailed,
 )
 from persist_callbacks.records import Position, Score
@@ -32,6 +33,7 @@ from persist_callbacks.storage.writer import Outcome, Writer
 from persist_callbacks.training import (
     callback_state,
     data_position,
+    finiteness,
     json_values,
     randomness,
     variables,
@@ -83,6 +85,7 @@ class Boundary:
         score: the monitored value, at the end of an epoch.
         stopped: whether training was told to stop.
         epochs: how many were asked for.
+        in_validation: whether the epoch's validation comes next.
     """
 
     position: Position
@@ -95,6 +98,7 @@ class Boundary:
     score: Score | None = None
     stopped: bool = False
     epochs: int | None = None
+    in_validation: bool = False
 
 
 @dataclass
@@ -111,6 +115,7 @@ class Snapshot:
         finished: whether the run has ended by itself.
         meta: the serialised MetaGraphDef, None if the model cannot be traced.
         further_keys: keys that tensors are to be found under too, to their own.
+        watched: keys whose values must be finite, see `finiteness.watched`.
     """
 
     state: TrainingState
@@ -121,6 +126,7 @@ class Snapshot:
     finished: bool
     meta: bytes | None
     further_keys: Mapping[str, str]
+    watched: Mapping[str, bool] = field(default_factory=dict)
 
 
 class Capturer:
@@ -134,6 +140,7 @@ class Capturer:
 
     Attributes:
         size: bytes of all variables, as of the last `refresh`.
+        watched: keys whose values must be finite, as of then.
     """
 
     def __init__(
@@ -150,6 +157,7 @@ class Capturer:
         self._live: list[variables.LiveVariable] = []
         self._object_graph = variables.ObjectGraph()
         self._fingerprint = ""
+        self.watched: Mapping[str, bool] = {}
         self.size = 0
 
     def refresh(self) -> None:
@@ -164,6 +172,7 @@ class Capturer:
         self.size = sum(
             item.variable.dtype.size * math.prod(item.info.shape) for item in live
         )
+        self.watched = finiteness.watched(live)
         self._object_graph = variables.object_graph(self._model, live)
         self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
 
@@ -211,6 +220,7 @@ class Capturer:
             batches_per_epoch=boundary.batches_per_epoch,
             stopped=boundary.stopped,
             epochs=boundary.epochs,
+            in_validation=boundary.in_validation,
         )
         return Snapshot(
             state=state,
@@ -221,6 +231,7 @@ class Capturer:
             finished=False,
             meta=self._meta(),
             further_keys=objects.keys,
+            watched=self.watched,
         )
 
     def finish(self, last: Snapshot) -> Snapshot:
@@ -254,6 +265,7 @@ class Capturer:
             finished=True,
             meta=last.meta,
             further_keys=last.further_keys,
+            watched=last.watched,
         )
 
 
@@ -281,8 +293,14 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
 
     Returns:
         The committed checkpoint, durable.
+
+    Raises:
+        PoisonedWeights: there are NaNs in it; nothing was written.
     """
     begun = time.monotonic()
+    poisoned = finiteness.poisoned(snapshot.tensors, snapshot.watched)
+    if poisoned:
+        raise poisoned_weights(store.directory, poisoned, snapshot.state.position.step)
     state = dataclasses.replace(
         snapshot.state, last_logs=_encoded_logs(snapshot.last_logs)
     )
@@ -321,6 +339,24 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
     except (OSError, PersistError) as error:
         return Saved(committed, trouble=error)
     return Saved(committed)
+
+
+def poisoned_weights(where: object, keys: Sequence[str], step: int) -> PoisonedWeights:
+    """Word the failure that weights are not finite.
+
+    Args:
+        where: the run directory.
+        keys: the variables that are not.
+        step: the step that comes next.
+    """
+    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
+    return PoisonedWeights(
+        where,
+        expected=f"finite weights at step {step}",
+        found=f"NaN or infinity in {', '.join(keys[:3])}{more}",
+        advice="No checkpoint is made of it; the one before stays the newest. Look at "
+        "the learning rate and the data, or let on_nan='rollback' go back.",
+    )
 
 
 def _prune(store: Store, keep: Keep, committed: Committed) -> list[str]:
@@ -381,6 +417,15 @@ class Saver:
         self.saved = 0
         self.failed = 0
         self.last: Committed | None = None
+        self.poisoned: PoisonedWeights | None = None
+
+    @property
+    def newest_step(self) -> int:
+        """The step that the newest checkpoint, or the one in flight, was taken before.
+
+        Where training began or went on, while there is none.
+        """
+        return self._saved_step
 
     def expect(self, size: int) -> None:
         """Estimate the first save's cost from the bytes that it will write."""
@@ -475,6 +520,58 @@ class Saver:
         if at_epoch_end:
             self._saved_epoch = position.epoch
 
+    def save_before(
+        self, deadline: float, take: Callable[[], Snapshot], reason: str
+    ) -> bool:
+        """Have a snapshot written, and wait until it is durable or time is over.
+
+        Args:
+            deadline: of the monotonic clock.
+            take: takes the snapshot.
+            reason: what made it due.
+
+        Returns:
+            Whether it is durable. If not, the writer goes on until the process ends.
+        """
+        if not self.wait_until(deadline):
+            return False
+        saved = self.saved
+        self.save(take, reason)
+        return self.wait_until(deadline) and self.saved > saved
+
+    def wait_until(self, deadline: float) -> bool:
+        """Wait for the save in flight, as long as there is time.
+
+        Args:
+            deadline: of the monotonic clock.
+
+        Returns:
+            Whether none is in flight any more.
+        """
+        left = max(0.0, deadline - time.monotonic())
+        outcome = self._writer.drain(None if math.isinf(left) else left)
+        if outcome is not None:
+            self._note(outcome)
+        self.check()
+        return not self._writer.busy
+
+    @property
+    def busy(self) -> bool:
+        """Whether a save is in flight."""
+        return self._writer.busy
+
+    @property
+    def newest_name(self) -> str | None:
+        """The name of the newest checkpoint that is safe, None if there is none."""
+        if self.last is not None:
+            return self.last.record.name
+        before = self._store.checkpoints()
+        return before[-1].record.name if before else None
+
+    def abandon(self) -> None:
+        """Give up the write in flight: neither `close` nor the process waits for it."""
+        self._writer.abandon()
+
     def check(self) -> None:
         """Take note of a save that has ended; to be called at every step boundary.
 
@@ -548,6 +645,9 @@ class Saver:
                     PersistWarning,
                     stacklevel=2,
                 )
+            return
+        if isinstance(outcome.error, PoisonedWeights):
+            self.poisoned = outcome.error
             return
         self._fail(outcome.error)
 

@@ -36,5 +36,8 @@ def test_killed_and_run_again(tmp_path):
     results = json.loads((tmp_path / "results.json").read_text())
     assert [result["name"] for result in results] == list(SPREAD)
     for result in results:
+        if result["skipped"]:
+            assert result["skipped"] == "without Keras 3.10"
+            continue
         assert not result["differs"]
         assert len(result["killed_at"]) == len(result["resumed_at"]) == 1

@@ -10,6 +10,8 @@ INDEX = f"{PREFIX}.index"
 META = f"{PREFIX}.meta"
 STATE = "training_state.json"
 MANIFEST = "manifest.json"
+# Touched by whoever wants a checkpoint of a run that is under way.
+SAVE = "SAVE"
 
 # A checkpoint that is being replaced by another of the same step bears this ending
 # until the other one has its name: two folders cannot be swapped in one go.

@@ -193,6 +193,17 @@ class Store:
 
     # Writing
 
+    def take_save_request(self) -> bool:
+        """Tell whether a file named SAVE asks for a checkpoint, and take it away."""
+        path = self.directory / layout.SAVE
+        if not path.exists():
+            return False
+        with contextlib.suppress(OSError):
+            # One that cannot be removed would ask again and again: it is obeyed once
+            # each time it is looked for, which is what its owner sees to.
+            durable.remove_file(path)
+        return True
+
     def stage(self, step: int) -> Staged:
         """Begin a checkpoint.
 

@@ -97,6 +97,16 @@ class Writer(Generic[T]):
             self._thread.join(timeout)
         return self.collect()
 
+    def abandon(self) -> None:
+        """Wait no more for the job in flight, neither here nor when the process ends.
+
+        What it had staged is swept up by whoever opens the store next.
+        """
+        if self._thread is not None:
+            self._thread.name = f"{THREAD_NAME}, abandoned"
+            self._thread = None
+        self._closed = True
+
     def close(self) -> None:
         """Wait for the job in flight and take no more; its outcome can be collected."""
         self._closed = True

@@ -34,6 +34,8 @@ class TrainingState:
         stopped: whether training was stopped before all epochs were done.
         epochs: how many were asked for.
         replaced_at_end: keys that have another value under ``before_train_end/``.
+        in_validation: whether all steps of the epoch are done and its validation comes
+            next.
         version: of this record's format.
     """
 
@@ -47,6 +49,7 @@ class TrainingState:
     stopped: bool = False
     epochs: int | None = None
     replaced_at_end: tuple[str, ...] = ()
+    in_validation: bool = False
     version: int = VERSION
 
 

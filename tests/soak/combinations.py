@@ -48,8 +48,13 @@ class Combination:
     pace: float = 0.0
 
     def missing(self) -> list[str]:
-        """List the modules that it needs and that are not here."""
-        return [name for name in self.needs if importlib.util.find_spec(name) is None]
+        """List what it needs and is not here."""
+        missing = [n for n in self.needs if importlib.util.find_spec(n) is None]
+        version = tuple(int(part) for part in keras.__version__.split(".")[:2])
+        if self.devices > 1 and version < (3, 10):
+            # Older ones give MirroredStrategy's seed generators a mean to take.
+            missing.append("Keras 3.10")
+        return missing
 
 
 class LossMemory(keras.callbacks.Callback):

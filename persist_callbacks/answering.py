@@ -1,0 +1,276 @@
+"""What a run does when it is asked to save or stop, and when its weights are lost."""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, NoReturn
+
+import numpy as np
+
+from persist_callbacks.errors import (
+    NoSoundCheckpoint,
+    PersistError,
+    PersistWarning,
+    PoisonedWeights,
+)
+from persist_callbacks.interruptions import Interruptions, Request
+from persist_callbacks.recovery import Recovery
+from persist_callbacks.saving import Capturer, Saver, Snapshot, poisoned_weights
+from persist_callbacks.storage.store import Store
+from persist_callbacks.training import finiteness
+
+# A loss is a tensor; to read it waits for the step on a device that runs ahead.
+_SECONDS_BETWEEN_LOSSES = 1.0
+
+
+class Answerer:
+    """Answers requests at step boundaries.
+
+    Args:
+        interruptions: where requests come in.
+        saver: saves.
+        store: the run directory, open for writing.
+        grace: seconds from a request to stop within which the process must be gone.
+        say: prints a line for the user.
+    """
+
+    def __init__(
+        self,
+        interruptions: Interruptions,
+        saver: Saver,
+        store: Store,
+        *,
+        grace: float,
+        say: Callable[[str], None],
+    ) -> None:
+        self._interruptions = interruptions
+        self._saver = saver
+        self._store = store
+        self._grace = grace
+        self._say = say
+        interruptions.on_stop = self._watch_the_clock
+
+    def answer(
+        self, step: int, take: Callable[[], Snapshot], release: Callable[[], None]
+    ) -> None:
+        """Save, or save and end the program, if that was asked for.
+
+        Args:
+            step: the step that comes next.
+            take: takes a snapshot of this very boundary.
+            release: lets directory, model and signals go.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            SystemExit: after any other request to stop.
+        """
+        self.answer_stop(step, take, release)
+        if self._saver.busy:
+            return
+        request = self._interruptions.take_save()
+        if request is not None:
+            self._saver.save(take, request.reason)
+            self._say(f"Checkpoint of step {step}, asked for by {request.reason}")
+
+    def answer_stop(
+        self, step: int, take: Callable[[], Snapshot], release: Callable[[], None]
+    ) -> None:
+        """Do the same where a request to go on is left for later."""
+        request = self._interruptions.stop
+        if request is not None:
+            self._stop(request, step, take, release)
+
+    def _stop(
+        self,
+        request: Request,
+        step: int,
+        take: Callable[[], Snapshot],
+        release: Callable[[], None],
+    ) -> NoReturn:
+        try:
+            is_safe = self._save(request, step, take)
+        except PersistError as error:
+            is_safe = False
+            self._say(str(error))
+        taken = time.monotonic() - request.at
+        self._note(request, step, is_safe, taken)
+        self._say(self._told(request, step, is_safe, taken))
+        if self._saver.busy:
+            self._saver.abandon()
+        release()
+        raise request.exit()
+
+    def _save(self, request: Request, step: int, take: Callable[[], Snapshot]) -> bool:
+        deadline = request.at + self._grace
+        if step == self._saver.newest_step:
+            # Nothing was trained since: what is in flight, if anything, is all.
+            return self._saver.wait_until(deadline)
+        return self._saver.save_before(deadline, take, request.reason)
+
+    def _told(self, request: Request, step: int, is_safe: bool, taken: float) -> str:
+        newest = self._saver.newest_name
+        head = f"Stopped by {request.reason} before step {step + 1}"
+        again = "Run the same command again to go on."
+        if is_safe and newest is None:
+            return f"{head}; nothing was trained yet. {again}"
+        if is_safe:
+            return f"{head}, safe in {newest} after {taken:.1f} s. {again}"
+        return (
+            f"{head}; it could not be saved within {self._grace:g} s. The newest safe "
+            f"checkpoint is {newest or 'none'}. {again}"
+        )
+
+    def _note(self, request: Request, step: int, is_safe: bool, taken: float) -> None:
+        try:
+            self._store.note(
+                "stopped",
+                reason=request.reason,
+                step=step,
+                safe=is_safe,
+                seconds=round(taken, 4),
+            )
+        except (OSError, PersistError) as error:
+            self._say(f"The journal could not be written: {error}")
+
+    def _watch_the_clock(self, request: Request) -> None:
+        """Tell when no boundary has come in time: a step, or a validation, is long."""
+        timer = threading.Timer(self._grace, self._is_late, [request])
+        timer.daemon = True
+        timer.start()
+        self._timer = timer
+
+    def _is_late(self, request: Request) -> None:
+        if self._interruptions.is_open:
+            newest = self._saver.newest_name or "none"
+            # Not print, which another thread may be in the middle of.
+            os.write(
+                2,
+                f"\nNo step has ended within {self._grace:g} s of {request.reason}: "
+                f"the newest safe checkpoint is {newest}.\n".encode(),
+            )
+
+
+@dataclass(frozen=True)
+class OnNan:
+    """What to do about weights that are not finite.
+
+    Args:
+        policy: ``skip``, ``stop`` or ``rollback``.
+        times: how many rollbacks at most.
+        learning_rate: what each rollback multiplies the learning rate by.
+    """
+
+    policy: Literal["skip", "stop", "rollback"] = "skip"
+    times: int = 3
+    learning_rate: float = 1.0
+
+
+class Poisoning:
+    """Finds out that weights are lost, and does about it what the user wants.
+
+    Args:
+        on_nan: what the user wants.
+        model: the Keras model.
+        store: the run directory.
+        saver: tells of saves that were refused.
+        capturer: knows the variables.
+        say: prints a line for the user.
+    """
+
+    def __init__(
+        self,
+        on_nan: OnNan,
+        model: Any,
+        store: Store,
+        saver: Saver,
+        capturer: Capturer,
+        say: Callable[[str], None],
+    ) -> None:
+        self._on_nan = on_nan
+        self._model = model
+        self._store = store
+        self._saver = saver
+        self._capturer = capturer
+        self._say = say
+        self._read_loss_at = -math.inf
+        self._warned = False
+        self.rollbacks = 0
+
+    def check(self, step: int, logs: dict[str, Any]) -> None:
+        """Act if a save was refused, or if the loss and then the weights are lost.
+
+        Args:
+            step: the step that comes next.
+            logs: of the step before.
+
+        Raises:
+            PoisonedWeights: training is to stop, or there is nothing to go back to.
+        """
+        error, self._saver.poisoned = self._saver.poisoned, None
+        if error is None and self._loss_is_lost(logs):
+            keys = finiteness.poisoned(self._capturer.values(), self._capturer.watched)
+            if keys:
+                error = poisoned_weights(self._store.directory, keys, step)
+        if error is not None:
+            self._act(error, step)
+
+    def _loss_is_lost(self, logs: dict[str, Any]) -> bool:
+        now = time.monotonic()
+        if now - self._read_loss_at < _SECONDS_BETWEEN_LOSSES:
+            return False
+        self._read_loss_at = now
+        loss = logs.get("loss")
+        return loss is not None and not np.all(np.isfinite(np.asarray(loss)))
+
+    def _act(self, error: PoisonedWeights, step: int) -> None:
+        policy = self._on_nan.policy
+        self._note(error, step, policy)
+        if policy == "stop":
+            raise error
+        if policy == "rollback":
+            self._roll_back(error, step)
+        elif not self._warned:
+            self._warned = True
+            warnings.warn(str(error), PersistWarning, stacklevel=2)
+
+    def _roll_back(self, error: PoisonedWeights, step: int) -> None:
+        if self.rollbacks >= self._on_nan.times:
+            raise PoisonedWeights(
+                error.where,
+                expected=error.expected,
+                found=error.found,
+                advice=f"All {self._on_nan.times} rollbacks are used up. "
+                f"{error.advice}",
+            )
+        try:
+            committed = self._store.newest_sound().committed
+        except NoSoundCheckpoint:
+            committed = None
+        if committed is None:
+            raise error
+        self.rollbacks += 1
+        Recovery(self._store, committed).put_back_variables(self._model, metrics=False)
+        self._model.reset_metrics()
+        rate = ""
+        factor = self._on_nan.learning_rate
+        if factor != 1.0:
+            optimizer = self._model.optimizer
+            optimizer.learning_rate.assign(optimizer.learning_rate * factor)
+            rate = f", the learning rate is {float(optimizer.learning_rate):.3g} now"
+        self._say(
+            f"{error.found} at step {step}: the weights are those of "
+            f"{committed.record.name} again{rate}; the data go on "
+            f"(rollback {self.rollbacks} of {self._on_nan.times})."
+        )
+
+    def _note(self, error: PoisonedWeights, step: int, policy: str) -> None:
+        try:
+            self._store.note("poisoned", step=step, found=error.found, policy=policy)
+        except (OSError, PersistError) as failure:
+            self._say(f"The journal could not be written: {failure}")

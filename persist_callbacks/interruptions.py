@@ -1,0 +1,190 @@
+"""What asks a run from outside to save, or to save and stop: signals, a file, notices.
+
+Nothing is done when it arrives. A flag is set, and the train loop answers at its next
+step boundary, where alone a run can be captured.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from persist_callbacks.watchers import Watcher
+
+# What takes a process away: the batch system, the machine, or a closed terminal.
+_STOPPING = ("SIGTERM", "SIGHUP", "SIGXCPU", "SIGINT")
+_SAVING = ("SIGUSR1",)
+# A look for a file costs some microseconds, which short steps would feel.
+_SECONDS_BETWEEN_LOOKS = 0.25
+
+
+@dataclass(frozen=True)
+class Request:
+    """One thing that a run was asked for.
+
+    Args:
+        reason: what asked, for people and for the journal.
+        stops: whether the run is to stop once it is saved.
+        at: when, of the monotonic clock.
+        signal: the signal's number, 0 for none.
+    """
+
+    reason: str
+    stops: bool
+    at: float
+    signal: int = 0
+
+    def exit(self) -> BaseException:
+        """Return what ends the program as that signal would have.
+
+        ``KeyboardInterrupt`` for Ctrl-C. For the others ``SystemExit`` with 128 and the
+        signal's number, as a shell reports it; a notice counts as SIGTERM.
+        """
+        if self.signal == signal.SIGINT:
+            return KeyboardInterrupt()
+        return SystemExit(128 + (self.signal or int(signal.SIGTERM)))
+
+
+class Interruptions:
+    """Receives requests from `open` to `close`; the train loop asks for them.
+
+    Handlers of the user's own are called too, at once. What was there is put back at
+    the end, unless somebody has taken the place over since. Outside the main thread,
+    where Python knows no signals, the file and the notices work all the same.
+
+    Args:
+        signals: whether to listen to signals.
+        is_alive: whether the loop is still under way; a signal that finds it dead, by
+            an exception that nobody told of, goes to whom it would go without us.
+        saves: tells whether a save was asked for by a file, and takes the file away.
+        watchers: look for notices that the machine will be taken away.
+    """
+
+    def __init__(
+        self,
+        *,
+        signals: bool,
+        is_alive: Callable[[], bool],
+        saves: Callable[[], bool],
+        watchers: Sequence[Watcher] = (),
+    ) -> None:
+        self._signals = signals
+        self._is_alive = is_alive
+        self._saves = saves
+        self._watchers = watchers
+        self._before: dict[int, Any] = {}
+        self._stop: Request | None = None
+        self._save: Request | None = None
+        self._looked_at = 0.0
+        self._closing = threading.Event()
+        # Called with a request to stop as soon as it is there; by whatever thread.
+        self.on_stop: Callable[[Request], None] = lambda request: None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it has not been closed yet."""
+        return not self._closing.is_set()
+
+    @property
+    def is_listening(self) -> bool:
+        """Whether a request to stop can come in."""
+        return bool(self._before or self._watchers)
+
+    def open(self) -> None:
+        """Begin to listen."""
+        if self._signals and threading.current_thread() is threading.main_thread():
+            for name in (*_STOPPING, *_SAVING):
+                number = getattr(signal, name, None)
+                if number is not None:
+                    self._take_over(number)
+        for watcher in self._watchers:
+            thread = threading.Thread(
+                target=self._watch,
+                args=(watcher,),
+                name="persist_callbacks-watcher",
+                daemon=True,
+            )
+            thread.start()
+
+    def close(self) -> None:
+        """Put handlers back and end the watching; more than once is no error."""
+        self._closing.set()
+        if threading.current_thread() is not threading.main_thread():
+            # Signals that were taken over in the main thread stay chained until the
+            # process ends; their flag is read by nobody.
+            return
+        while self._before:
+            number, before = self._before.popitem()
+            if signal.getsignal(number) == self._received:
+                signal.signal(number, before)
+
+    @property
+    def stop(self) -> Request | None:
+        """The request to save and stop, None if there is none."""
+        return self._stop
+
+    def take_save(self) -> Request | None:
+        """Return the request to save and go on, once; None if there is none."""
+        now = time.monotonic()
+        if self._save is None and now - self._looked_at >= _SECONDS_BETWEEN_LOOKS:
+            self._looked_at = now
+            if self._saves():
+                return Request("the SAVE file", False, now)
+        request, self._save = self._save, None
+        return request
+
+    def _take_over(self, number: int) -> None:
+        before = signal.getsignal(number)
+        # Whoever ignores a signal has reasons, as nohup has; None was set by C code,
+        # and cannot be put back.
+        if before is None or before == signal.SIG_IGN:
+            return
+        self._before[number] = before
+        signal.signal(number, self._received)
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        if not self._is_alive():
+            self._pass_on(number, frame)
+            return
+        name = signal.Signals(number).name
+        again = number == signal.SIGINT and self._stop is not None
+        if name in _SAVING:
+            self._save = Request(name, False, time.monotonic(), number)
+        elif self._stop is None:
+            self._ask_to_stop(Request(name, True, time.monotonic(), number))
+            if number == signal.SIGINT:
+                # Not print: a signal may come in the middle of one.
+                os.write(2, b"\nSaving, then stopping. Ctrl-C again to stop at once.\n")
+        before = self._before.get(number)
+        if callable(before) and (again or before is not signal.default_int_handler):
+            before(number, frame)
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        """Do what would have been done without us."""
+        before = self._before.get(number, signal.SIG_DFL)
+        is_last = signal.getsignal(number) == self._received
+        self.close()
+        if callable(before):
+            before(number, frame)
+        elif is_last:
+            signal.signal(number, before)
+            signal.raise_signal(number)
+
+    def _ask_to_stop(self, request: Request) -> None:
+        self._stop = request
+        self.on_stop(request)
+
+    def _watch(self, watcher: Watcher) -> None:
+        while not self._closing.is_set():
+            notice = watcher.notice()
+            if notice is not None:
+                if self._stop is None:
+                    self._ask_to_stop(Request(notice, True, time.monotonic()))
+                return
+            self._closing.wait(watcher.seconds)

@@ -1,0 +1,554 @@
+"""Asked to stop, or to save, a run does so at its next boundary and is exact after."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from loops import CLASSES, FEATURES, data, outcome_of, sequential
+from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint
+from persist_callbacks.errors import PersistWarning, PoisonedWeights
+from persist_callbacks.storage.store import Store
+from persist_callbacks.storage.writer import Writer
+
+SCRIPT = Path(__file__).parent / "interrupted_script.py"
+BATCHES = 7
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """Whatever a test does, the handlers are those that were there before."""
+    names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGXCPU")
+    before = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    yield before
+    found = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+    assert found == before
+
+
+class At(keras.callbacks.Callback):
+    """Does something at one place of a run, once."""
+
+    def __init__(self, hook, number, what):
+        super().__init__()
+        self._count = 0
+
+        def called(*args, **options):
+            self._count += 1
+            if self._count == number:
+                what()
+
+        setattr(self, hook, called)
+
+
+def raising(name):
+    number = getattr(signal, name)
+    return lambda: signal.raise_signal(number)
+
+
+def ours(run, **options):
+    options.setdefault("verbose", 0)
+    return PeriodicCheckpoint(run, **options)
+
+
+def fit(*callbacks, epochs=3, source=None):
+    """Three epochs of seven steps with validation, as a script from its first line."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = sequential()
+    rows = tf.data.Dataset.from_tensor_slices(data())
+    history = model.fit(
+        rows.shuffle(50).batch(8) if source is None else source(rows),
+        epochs=epochs,
+        validation_data=rows.shuffle(50).take(24).batch(8),
+        callbacks=list(callbacks),
+        verbose=0,
+    )
+    return outcome_of(model, history)
+
+
+def unknown_length(rows):
+    return rows.shuffle(50).filter(lambda x, y: x[0] > -9.0).batch(8)
+
+
+def twice_inside(rows):
+    return rows.shuffle(50).take(25).repeat(2).batch(8)
+
+
+def journal(run, event):
+    events = Store.open_for_reading(run).journal()
+    return [each for each in events if each["event"] == event]
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize(
+    ("hook", "number", "step", "source"),
+    [
+        ("on_train_batch_begin", 1, 0, None),
+        ("on_train_batch_end", 3, 3, None),
+        ("on_train_batch_end", 2 * BATCHES, 2 * BATCHES, None),
+        ("on_test_begin", 1, BATCHES, None),
+        ("on_test_batch_end", 5, 2 * BATCHES, None),
+        ("on_test_end", 2, 2 * BATCHES, None),
+        ("on_epoch_end", 1, BATCHES, None),
+        ("on_train_end", 1, 3 * BATCHES, None),
+        ("on_test_begin", 1, BATCHES, unknown_length),
+        ("on_test_batch_end", 5, 2 * BATCHES, unknown_length),
+        ("on_test_batch_end", 5, 2 * BATCHES, twice_inside),
+        ("on_test_end", 2, 2 * BATCHES, twice_inside),
+    ],
+)
+def test_stopped_anywhere_and_exact_after(hook, number, step, source, tmp_path):
+    """Nothing is lost: what was trained is saved, in a validation too."""
+    run = tmp_path / "run"
+    expected = fit(source=source)
+    with pytest.raises(SystemExit) as ended:
+        fit(
+            At(hook, number, raising("SIGTERM")),
+            ours(run, every_epochs=9),
+            source=source,
+        )
+    assert ended.value.code == 128 + signal.SIGTERM
+    saved = [each.record for each in Store.open_for_reading(run).checkpoints()]
+    assert [record.position.step for record in saved] == [step] * bool(step)
+    assert [event["safe"] for event in journal(run, "stopped")] == (
+        [] if hook == "on_train_end" else [True]
+    )
+    again = ours(run, every_epochs=9)
+    assert fit(again, source=source) == expected
+    if step:
+        assert again.resume_point.step == step
+        assert again.resume_point.report.lost == 0
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_the_first_step_of_an_unbuilt_model_is_rehearsed_in_validation_too(tmp_path):
+    """Its variables are made in the epoch whose steps are all done."""
+
+    def run_script(*callbacks):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential(
+            [keras.layers.Dense(8), keras.layers.Dropout(0.2), keras.layers.Dense(3)]
+        )
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"])
+        x, y = data()
+        history = model.fit(
+            x, y, epochs=2, validation_split=0.3, verbose=0, callbacks=list(callbacks)
+        )
+        return outcome_of(model, history)
+
+    expected = run_script()
+    stop = At("on_test_batch_end", 1, raising("SIGTERM"))
+    with pytest.raises(SystemExit):
+        run_script(stop, ours(tmp_path / "run"))
+    assert run_script(ours(tmp_path / "run")) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "code"),
+    [
+        ("SIGTERM", SystemExit, 143),
+        ("SIGHUP", SystemExit, 129),
+        ("SIGXCPU", SystemExit, 152),
+        ("SIGINT", KeyboardInterrupt, None),
+    ],
+)
+def test_each_signal_ends_as_it_would_have(name, error, code, tmp_path, capsys):
+    """By the exit code that a shell reports for it, or as Ctrl-C does."""
+    run = tmp_path / "run"
+    with pytest.raises(error) as ended:
+        fit(At("on_train_batch_end", 2, raising(name)), ours(run, verbose=1))
+    assert getattr(ended.value, "code", None) == code
+    assert (
+        f"Stopped by {name} before step 3, safe in ckpt-000000002"
+        in capsys.readouterr().out
+    )
+
+
+def test_a_second_ctrl_c_stops_at_once(tmp_path):
+    """In the middle of the step's hooks, with nothing saved."""
+
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise KeyboardInterrupt
+
+    run = tmp_path / "run"
+    callback = ours(run, every_epochs=9)
+    with pytest.raises(KeyboardInterrupt):
+        fit(At("on_train_batch_end", 2, twice), callback)
+    callback.close()
+    assert journal(run, "saved") == []
+
+
+def test_handlers_of_the_users_own_are_called_at_once_and_put_back(tmp_path, handlers):
+    """Before anything is saved; by SIGUSR1 too."""
+    run, seen = tmp_path / "run", []
+    for name in ("SIGTERM", "SIGUSR1"):
+        signal.signal(
+            getattr(signal, name),
+            lambda number, frame: seen.append((number, journal(run, "saved"))),
+        )
+    own = signal.getsignal(signal.SIGTERM)
+    save = At("on_train_batch_end", 2, raising("SIGUSR1"))
+    stop = At("on_train_batch_end", 5, raising("SIGTERM"))
+    with pytest.raises(SystemExit):
+        fit(save, stop, ours(run, every_epochs=9))
+    assert seen[0] == (signal.SIGUSR1, [])
+    assert seen[1][0] == signal.SIGTERM
+    assert [event["reason"] for event in journal(run, "saved")] == [
+        "SIGUSR1",
+        "SIGTERM",
+    ]
+    assert signal.getsignal(signal.SIGTERM) is own
+    for name in ("SIGTERM", "SIGUSR1"):
+        signal.signal(getattr(signal, name), handlers[name])
+
+
+def test_what_is_ignored_stays_ignored(tmp_path, handlers):
+    """As nohup wants it of SIGHUP."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    run = tmp_path / "run"
+    fit(At("on_train_batch_end", 2, raising("SIGHUP")), ours(run, every_epochs=9))
+    assert journal(run, "stopped") == []
+    signal.signal(signal.SIGHUP, handlers["SIGHUP"])
+
+
+def test_a_signal_after_a_fit_that_died_is_not_swallowed(tmp_path):
+    """It goes to whom it would have gone without us."""
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+
+    def fail():
+        raise ValueError("a callback's own")
+
+    callback = ours(tmp_path / "run")
+    with pytest.raises(ValueError, match="own"):
+        fit(At("on_train_batch_end", 2, fail), callback)
+    signal.raise_signal(signal.SIGTERM)
+    assert seen == [signal.SIGTERM]
+    callback.close()
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_save_on_signal_false_leaves_signals_alone(tmp_path, handlers):
+    """They do what they did."""
+    seen = []
+
+    def look():
+        seen.append(signal.getsignal(signal.SIGTERM))
+
+    fit(
+        At("on_train_batch_end", 2, look),
+        ours(tmp_path / "run", save_on_signal=False),
+    )
+    assert seen == [handlers["SIGTERM"]]
+
+
+def test_outside_the_main_thread(tmp_path, handlers):
+    """No signals there, and no error; the SAVE file works."""
+    run, errors, seen = tmp_path / "run", [], []
+
+    def train():
+        try:
+            look = At(
+                "on_train_batch_end",
+                1,
+                lambda: seen.append(signal.getsignal(signal.SIGTERM)),
+            )
+            touch = At("on_train_batch_end", 2, (run / "SAVE").touch)
+            wait = At("on_train_batch_end", 4, lambda: time.sleep(0.3))
+            fit(look, touch, wait, ours(run, every_epochs=9))
+        except BaseException as error:  # noqa: BLE001 - told below
+            errors.append(error)
+
+    thread = threading.Thread(target=train)
+    thread.start()
+    thread.join()
+    assert errors == []
+    assert seen == [handlers["SIGTERM"]]
+    assert journal(run, "saved")[0]["reason"] == "the SAVE file"
+    assert not (run / "SAVE").exists()
+
+
+def test_a_write_that_takes_too_long_is_given_up(tmp_path, capsys, monkeypatch):
+    """It says so, and which checkpoint is safe; the run goes on from that one."""
+    run = tmp_path / "run"
+    release = threading.Event()
+    submit = Writer.submit
+
+    def slow(writer, job):
+        submit(writer, lambda: release.wait(30) and job())
+
+    with pytest.raises(SystemExit):
+        fit(At("on_train_batch_end", 2, raising("SIGTERM")), ours(run))
+    monkeypatch.setattr(Writer, "submit", slow)
+    with pytest.raises(SystemExit):
+        fit(
+            At("on_train_batch_end", 2, raising("SIGTERM")),
+            ours(run, grace_seconds=0.5, verbose=1),
+        )
+    release.set()
+    said = capsys.readouterr().out
+    assert "could not be saved within 0.5 s" in said
+    assert "newest safe checkpoint is ckpt-000000002" in said
+    assert [event["safe"] for event in journal(run, "stopped")] == [True, False]
+    for thread in threading.enumerate():
+        if "writer" in thread.name:
+            thread.join()
+
+
+def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path):
+    """An older PB stays; the rerun writes the final one."""
+    run, pb = tmp_path / "run", tmp_path / "model.pb"
+    pb.write_bytes(b"older")
+    with pytest.raises(SystemExit):
+        stop = At("on_epoch_end", 3, raising("SIGTERM"))
+        fit(FrozenGraphExport(pb), stop, ours(run))
+    assert pb.read_bytes() == b"older"
+    fit(FrozenGraphExport(pb), ours(run))
+    assert pb.read_bytes() != b"older"
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("ends", ["close", "with"])
+def test_an_exception_in_a_validation_loses_nothing(ends, tmp_path):
+    """It passes on unchanged; the epoch's steps are saved as its validation began."""
+    run, error = tmp_path / "run", ValueError("a callback's own")
+
+    def fail():
+        raise error
+
+    expected = fit()
+    stop = At("on_test_batch_end", 5, fail)
+    if ends == "with":
+        with pytest.raises(ValueError, match="own") as raised:  # noqa: SIM117
+            with ours(run, every_epochs=9) as callback:
+                fit(stop, callback)
+    else:
+        callback = ours(run, every_epochs=9)
+        with pytest.raises(ValueError, match="own") as raised:
+            fit(stop, callback)
+        callback.close()
+    assert raised.value is error
+    assert [event["reason"] for event in journal(run, "saved")] == ["exception"]
+    again = ours(run)
+    assert fit(again) == expected
+    assert again.resume_point.step == 2 * BATCHES
+
+
+def test_the_interpreter_writes_what_is_held_when_it_exits(tmp_path):
+    """An exception that nobody catches, in a process of its own."""
+    script = f"""
+import sys
+sys.path[:0] = [{str(SCRIPT.parent)!r}]
+import interrupted_script as script
+script.Marks.on_test_batch_end = lambda *_, **__: 1 / 0
+sys.argv = ["script", {str(tmp_path / "run")!r}]
+script.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "ZeroDivisionError" in done.stderr
+    saved = journal(tmp_path / "run", "saved")
+    assert [event["checkpoint"] for event in saved] == ["ckpt-000000006"]
+
+
+def test_a_child_process_that_is_terminated(tmp_path):
+    """A real signal from outside: exit code 143, and equal bits after."""
+
+    def start(run, *options):
+        return subprocess.Popen(
+            [sys.executable, str(SCRIPT), str(tmp_path / run), *options],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+
+    child = start("run", "--pace", "0.05")
+    for line in child.stdout:
+        if line == "step 9\n":
+            child.send_signal(signal.SIGTERM)
+            break
+    out, _ = child.communicate()
+    assert child.returncode == 143
+    assert "safe in ckpt-" in out
+    whole = start("whole", "--unsaved")
+    again = start("run")
+    assert (whole.wait(), again.wait()) == (0, 0)
+    assert json.loads((tmp_path / "run" / "outcome.json").read_text()) == json.loads(
+        (tmp_path / "whole" / "outcome.json").read_text()
+    )
+    for child in (whole, again):
+        child.stdout.close()
+
+
+def poison(*steps, value=np.nan):
+    """Make a callback that spoils a weight after some steps."""
+    done = itertools.count(1)
+    callback = keras.callbacks.Callback()
+
+    def after(batch, logs=None):
+        if next(done) in steps:
+            kernel = callback.model.layers[0].kernel
+            kernel.assign(np.full(kernel.shape, value, "float32"))
+
+    callback.on_train_batch_end = after
+    return callback
+
+
+def linear(rate=0.1):
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(rate), loss)
+    return model
+
+
+def train_poisoned(model, run, *steps, epochs=2, value=np.nan, **options):
+    x, y = data()
+    options.setdefault("every_steps", 2)
+    return model.fit(
+        x,
+        y,
+        batch_size=8,
+        epochs=epochs,
+        verbose=0,
+        shuffle=False,
+        callbacks=[poison(*steps, value=value), ours(run, **options)],
+    )
+
+
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_poisoned_weights_are_never_saved(value, tmp_path):
+    """Warned of once; the newest checkpoint and the best are from before."""
+    run = tmp_path / "run"
+    with pytest.warns(PersistWarning, match="found NaN or infinity in dense/kernel"):
+        train_poisoned(linear(), run, 5, value=value, monitor="loss")
+    store = Store.open_for_reading(run)
+    assert [each.record.position.step for each in store.checkpoints()] == [2, 4]
+    assert {event["policy"] for event in journal(run, "poisoned")} == {"skip"}
+    assert store.find("latest").record.position.step == 4
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_poisoned_weights_stop_training_where_that_is_wanted(tmp_path):
+    """By an error that names the variable and the step."""
+    run = tmp_path / "run"
+    with pytest.raises(PoisonedWeights, match=r"weights at step 6.*dense/kernel"):
+        train_poisoned(linear(), run, 5, on_nan="stop")
+    assert Store.open_for_reading(run).newest_sound().committed.record.name == (
+        "ckpt-000000004"
+    )
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_rollback(tmp_path, capsys):
+    """The newest good weights, a lower rate, and the data go on; so often, no more."""
+    run, model = tmp_path / "run", linear(0.1)
+    train_poisoned(
+        model,
+        run,
+        5,
+        on_nan="rollback",
+        rollback_learning_rate=0.5,
+        verbose=1,
+    )
+    said = capsys.readouterr().out
+    assert "the weights are those of ckpt-000000004 again" in said
+    assert "the learning rate is 0.05 now; the data go on (rollback 1 of 3)" in said
+    assert np.isfinite(model.layers[0].kernel.numpy()).all()
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.05)
+    steps = [event["checkpoint"][5:] for event in journal(run, "saved")]
+    assert [int(step) for step in steps] == [2, 4, 8, 10, 12, 14]
+
+    with pytest.raises(PoisonedWeights, match="All 2 rollbacks are used up"):
+        train_poisoned(
+            linear(),
+            tmp_path / "other",
+            *range(3, 14),
+            on_nan="rollback",
+            rollback_times=2,
+        )
+    with pytest.raises(PoisonedWeights, match="finite weights"):
+        train_poisoned(linear(), tmp_path / "first", 1, on_nan="rollback")
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_an_infinite_mask_is_not_poison(tmp_path):
+    """A variable that is not trained may hold one on purpose."""
+
+    class Masked(keras.layers.Layer):
+        def build(self, shape):
+            self.mask = self.add_weight(
+                shape=(CLASSES,), initializer="zeros", trainable=False
+            )
+
+        def call(self, x):
+            return x
+
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), keras.layers.Dense(CLASSES), Masked()]
+    )
+    model.layers[-1].mask.assign([0.0, -np.inf, 0.0])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss)
+    train_poisoned(model, tmp_path / "run", epochs=1)
+    assert len(journal(tmp_path / "run", "saved")) == 4
+
+
+def test_large_weights_are_not_poison(tmp_path):
+    """Their sum overflows, they do not."""
+    from persist_callbacks.training import finiteness
+
+    values = {"a": np.full(9, 3e38, "float32"), "b": np.array([1.0, np.nan])}
+    values["c"] = np.array([-np.inf, 0.0])
+    watched = {"a": True, "b": False, "c": False}
+    assert finiteness.poisoned(values, watched) == ["b"]
+    assert finiteness.poisoned(values, {**watched, "c": True}) == ["b", "c"]
+
+
+def test_nothing_hangs_after_os_exit_and_fork(tmp_path):
+    """A process that leaves by os._exit or forks in the middle of a fit is gone."""
+    script = f"""
+import os, sys
+sys.path[:0] = [{str(SCRIPT.parent)!r}]
+import interrupted_script as script
+def leave(self, batch, logs=None):
+    if batch == 3:
+        child = os.fork()
+        if not child:
+            sys.exit(0)
+        os.waitpid(child, 0)
+        os._exit(7)
+script.Marks.on_train_batch_end = leave
+sys.argv = ["script", {str(tmp_path / "run")!r}, "--options", '{{"every_steps": 1}}']
+script.main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        timeout=120,
+        check=False,
+        env={**os.environ},
+    )
+    assert done.returncode == 7, done.stderr
