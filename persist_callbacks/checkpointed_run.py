@@ -31,7 +31,12 @@ from persist_callbacks.saving import Boundary, Capturer, Keep, Saver, Snapshot
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
-from persist_callbacks.training import callback_state, data_position, model_building
+from persist_callbacks.training import (
+    callback_state,
+    data_position,
+    model_building,
+    settings,
+)
 from persist_callbacks.training.fit_data import FitData, Passed
 from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
 from persist_callbacks.watchers import Watcher
@@ -87,6 +92,8 @@ class CheckpointedRun:
         self._thread = threading.current_thread()
 
         self._recovery = self._find_recovery()
+        self._settings = settings.describe(self._model, loop.arguments)
+        loop.arguments = {}
         start = Position(0, 0, 0)
         if self._recovery is not None:
             start = self._recovery.state.position
@@ -225,6 +232,7 @@ class CheckpointedRun:
             self._fit.data.count_iterators(
                 max(0, passed.iterators - 1),
                 None if self._recovery is None else self._recovery.data_beginning(),
+                run=str(self._options.path),
             )
             self._fit.data.count_epochs(passed.epochs)
             self._validation_iterators = passed.validation_iterators
@@ -298,15 +306,21 @@ class CheckpointedRun:
         self._epoch_began_at = time.monotonic()
         self._refresh_due = True
 
-    def own_step_begins(self, batch: int) -> None:
+    def step_begins(self, batch: int) -> None:
         """Take a step boundary of a loop that is not fit's."""
         if self._fit is not None:
+            self.see_to_train_function()
             return
         self._step += batch - self._batch
         self._batch = self._drawn = batch
         self._note_progress()
         self._before_step(None)
         self._trained = self._in_batch = True
+
+    def see_to_train_function(self) -> None:
+        """Stay between fit and its train function, whoever has made that anew."""
+        if self._fit is not None and self._fit.keep_wrapped():
+            self._refresh_due = True
 
     def _fit_step(self, run: Any, iterator: Any) -> Logs:
         """Stand in for fit's train function."""
@@ -445,6 +459,7 @@ class CheckpointedRun:
             recovery.note_data(self._fit.data.left_out)
             if not quietly:
                 doubts = self._fit.data.doubts()
+        recovery.note_settings(self._settings)
         in_fit = self._fit is not None
         self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
         recovery.forget_tensors()
@@ -493,7 +508,7 @@ class CheckpointedRun:
         passed: Passed | None = None,
         in_validation: bool = False,
     ) -> Snapshot:
-        self._note_progress(at_once=True)
+        self._note_progress()
         if self._refresh_due:
             self._capturer.refresh()
             self._refresh_due = False
@@ -510,6 +525,7 @@ class CheckpointedRun:
                 stopped=stopped,
                 epochs=self._loop.epochs,
                 in_validation=in_validation,
+                settings=self._settings,
             )
         )
 
@@ -577,7 +593,7 @@ class CheckpointedRun:
         self._epoch, self._batch = epoch + 1, 0
         self._epoch_ended, self._score = True, self._score_of(logs)
         self._epoch_seconds = time.monotonic() - self._epoch_began_at
-        self._note_progress(at_once=True)
+        self._note_progress()
         self._saver.check()
         stopped = bool(self._model.stop_training) and self._epoch < self._loop.epochs
         if self._cut_short:
@@ -657,10 +673,10 @@ class CheckpointedRun:
 
     # -- small things -----------------------------------------------------------------
 
-    def _note_progress(self, *, at_once: bool = False) -> None:
+    def _note_progress(self) -> None:
         # For the report of a resume alone: not worth a warning, let alone an end.
         with contextlib.suppress(OSError):
-            self._progress.note(self._step, at_once=at_once)
+            self._progress.note(self._step)
 
     def _passed(self, *, begins: bool) -> Passed:
         if self._fit is None:
@@ -748,7 +764,11 @@ class _AfterOthers(Tail):
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
         with self._releasing():
-            self._run.own_step_begins(batch)
+            self._run.step_begins(batch)
+
+    def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
+        with self._releasing():
+            self._run.see_to_train_function()
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
         with self._releasing():

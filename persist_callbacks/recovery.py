@@ -28,6 +28,7 @@ from persist_callbacks.training import (
     data_position,
     json_values,
     randomness,
+    settings,
 )
 from persist_callbacks.training import state as training_state
 from persist_callbacks.training import variables as training_variables
@@ -300,6 +301,15 @@ class Recovery:
     def note_data(self, left_out: Sequence[str]) -> None:
         """Take note of what of the data's own state could not be put back."""
         self._left_out["data"] = list(left_out)
+
+    def note_settings(self, now: Mapping[str, str]) -> None:
+        """Take note of what this script asks for that the one before did not."""
+        self._left_out["settings"] = [
+            f"{difference}; what was saved goes on"
+            if "optimizer's" in difference
+            else difference
+            for difference in settings.differences(self.state.settings, now)
+        ]
 
     def can_rehearse(self, steps: int) -> bool:
         """Whether steps can be taken before the restore without losing the place.

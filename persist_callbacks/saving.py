@@ -86,6 +86,7 @@ class Boundary:
         stopped: whether training was told to stop.
         epochs: how many were asked for.
         in_validation: whether the epoch's validation comes next.
+        settings: what the script has asked for.
     """
 
     position: Position
@@ -99,6 +100,7 @@ class Boundary:
     stopped: bool = False
     epochs: int | None = None
     in_validation: bool = False
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass
@@ -221,6 +223,7 @@ class Capturer:
             stopped=boundary.stopped,
             epochs=boundary.epochs,
             in_validation=boundary.in_validation,
+            settings=dict(boundary.settings),
         )
         return Snapshot(
             state=state,

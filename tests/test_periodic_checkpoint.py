@@ -27,7 +27,6 @@ from persist_callbacks.errors import (
     SaveFailed,
     UnexpectedRun,
 )
-from persist_callbacks.storage import progress
 from persist_callbacks.storage.store import Store
 
 
@@ -469,7 +468,6 @@ def test_hooks_called_by_hand_are_refused(tmp_path):
 
 HOLDER = """
 import sys
-from persist_callbacks.storage import progress
 from persist_callbacks.storage.store import Store
 with Store.open_for_writing(sys.argv[1]):
     print("held", flush=True)
@@ -529,9 +527,8 @@ def test_what_is_printed(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("synchronous")
-def test_the_report_tells_how_much_work_was_lost(tmp_path, monkeypatch):
+def test_the_report_tells_how_much_work_was_lost(tmp_path):
     """The steps after the newest checkpoint, saved or not."""
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN", 0.0)
     run = tmp_path / "run"
     with pytest.raises(Crash):
         fit(linear(), ours(run, every_steps=3), CrashAt(5))

@@ -19,6 +19,7 @@ from loops import (
     train,
     train_with_crashes,
 )
+from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.errors import DataMismatch
 from persist_callbacks.storage.store import Store
 
@@ -339,7 +340,6 @@ def test_other_batch_size_is_refused_within_an_epoch(tmp_path):
 def test_fit_again_after_an_exception(tmp_path):
     """The same callback and model train on after a fit that died, as in a notebook."""
     from loops import CrashAt
-    from persist_callbacks import PeriodicCheckpoint
 
     keras.utils.set_random_seed(3)
     model = sequential()
@@ -351,3 +351,126 @@ def test_fit_again_after_an_exception(tmp_path):
     assert history.epoch == [0, 1, 2]
     assert ours.resume_point is not None
     assert int(model.optimizer.iterations.numpy()) == 21
+
+
+class TwoOptimizers(keras.Model):
+    """Keeps its optimizers in a list, and a counter in a dict."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(4), keras.layers.Dense(CLASSES)
+        self.both = [keras.optimizers.Adam(0.01), keras.optimizers.SGD(0.05, 0.9)]
+        self.counts = {"scale": tf.Variable(1.0, trainable=False)}
+
+    def call(self, x):
+        return self.second(self.first(x))
+
+    def train_step(self, batch):
+        x, y = batch
+        with tf.GradientTape(persistent=True) as tape:
+            loss = self.counts["scale"] * tf.reduce_mean(
+                keras.losses.sparse_categorical_crossentropy(y, self(x), True)
+            )
+        for layer, optimizer in zip((self.first, self.second), self.both, strict=True):
+            weights = layer.trainable_variables
+            optimizer.apply(tape.gradient(loss, weights), weights)
+        self.counts["scale"].assign(self.counts["scale"] * 1.05)
+        return {"loss": loss}
+
+
+def two_optimizers():
+    model = TwoOptimizers()
+    model.compile("sgd")
+    return model
+
+
+def from_generator(model, callbacks):
+    """Rows by Python code that draws from NumPy's global generator."""
+
+    def generate():
+        for row, label in zip(*data(), strict=True):
+            yield row + np.random.normal(size=FEATURES).astype("float32"), label
+
+    spec = (tf.TensorSpec((FEATURES,), tf.float32), tf.TensorSpec((), tf.int32))
+    dataset = tf.data.Dataset.from_generator(generate, output_signature=spec).batch(8)
+    return model.fit(dataset, epochs=4, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize(
+    ("build", "fit"), [(two_optimizers, arrays), (linear, from_generator)]
+)
+def test_what_is_not_where_keras_would_have_it(build, fit, tmp_path):
+    """Optimizers and variables in containers; Python's part in a tf.data pipeline."""
+    expected = train(build, fit, None)
+    found = train_with_crashes(build, fit, tmp_path / "run", [10, 6], every_steps=3)
+    assert found == expected
+
+
+class Rebuilds(keras.callbacks.Callback):
+    """Makes the train function anew, as one does who unfreezes a layer."""
+
+    def __init__(self, hook):
+        super().__init__()
+        setattr(self, hook, self._rebuild)
+
+    def _rebuild(self, *_, **__):
+        self.model.make_train_function(force=True)
+
+
+@pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin"])
+def test_a_train_function_that_is_made_anew(hook, tmp_path):
+    """Saves go on, and a resume does not train what is done."""
+    expected = train(linear, arrays, None, callbacks=[Rebuilds(hook)])
+    found = train_with_crashes(
+        linear,
+        arrays,
+        tmp_path / "run",
+        [10, 5],
+        callbacks=lambda: [Rebuilds(hook)],
+        every_steps=3,
+    )
+    assert found == expected
+    store = Store.open_for_reading(tmp_path / "run")
+    assert store.find("latest").record.position.step == 28
+
+
+def test_a_run_that_died_before_it_began(tmp_path):
+    """What it leaves is no run yet, and in nobody's way."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (".lock", ".tmp-run.json-0123abcd", "log.csv", "best.weights.h5"):
+        (run / name).touch()
+    train(linear, arrays, run)
+    assert len(Store.open_for_reading(run).checkpoints()) == 1
+
+
+def test_a_loop_of_fits_over_one_data_set(tmp_path):
+    """Replayed or not, each sees what it would have seen without us."""
+
+    def loop(directory):
+        keras.utils.set_random_seed(3)
+        model = linear()
+        dataset = tf.data.Dataset.from_tensor_slices(data()).shuffle(50).batch(8)
+        for epoch in range(3):
+            ours = []
+            if directory is not None:
+                ours = [PeriodicCheckpoint(directory, data_state="replay", verbose=0)]
+            model.fit(
+                dataset,
+                initial_epoch=epoch,
+                epochs=epoch + 1,
+                verbose=0,
+                callbacks=ours,
+            )
+        return [weights.numpy().tolist() for weights in model.weights]
+
+    assert loop(tmp_path / "run") == loop(None)
+
+
+def test_other_data_than_the_iterators_are_refused(tmp_path):
+    """In our own words, not in TensorFlow's."""
+    with pytest.raises(Crash):
+        train(linear, reshuffled, tmp_path / "run", crash_after=10, every_steps=3)
+    with pytest.raises(DataMismatch, match="whose iterator's state"):
+        train(linear, arrays, tmp_path / "run")

@@ -22,8 +22,6 @@ NAME = ".progress"
 _HEAD = struct.Struct("<4sI")
 _BODY = struct.Struct("<Qd")
 _MAGIC = b"pcp1"
-# Steps may be far shorter than anybody needs to know of.
-_SECONDS_BETWEEN = 0.05
 
 
 @dataclass(frozen=True)
@@ -49,24 +47,18 @@ class ProgressFile:
     def __init__(self, directory: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | getattr(os, "O_CLOEXEC", 0)
         self._descriptor = os.open(directory / NAME, flags, 0o666)
-        self._noted_at = 0.0
 
-    def note(self, step: int, *, at_once: bool = False) -> None:
-        """Note how far training is, at most some twenty times a second.
+    def note(self, step: int) -> None:
+        """Note how far training is; takes a microsecond or two.
 
         Args:
             step: global train steps that are done.
-            at_once: however short a time ago the last one was noted.
 
         Raises:
             OSError: it cannot be written, on a full disk say.
         """
-        now = time.monotonic()
         if self._descriptor < 0:
             return
-        if now - self._noted_at < _SECONDS_BETWEEN and not at_once:
-            return
-        self._noted_at = now
         body = _BODY.pack(step, time.time())
         record = _HEAD.pack(_MAGIC, zlib.crc32(body)) + body
         if hasattr(os, "pwrite"):

@@ -31,6 +31,8 @@ _HARMLESS = (
     ".*",
     "*.pb",
     "*.signature.json",
+    "*.keras",
+    "*.h5",
     "*.csv",
     "*.log",
     "*.out",
@@ -115,7 +117,16 @@ def require_run(directory: Path) -> None:
             found="an empty folder" if directory.exists() else "nothing",
             advice=advice,
         )
-    if not directory.is_dir() or not is_ours(directory):
+    is_run = directory.is_dir() and is_ours(directory)
+    if not is_run and directory.is_dir() and _something_else(directory) is None:
+        # A run that died in its first moments leaves as much as this.
+        raise CheckpointNotFound(
+            directory,
+            expected="a run directory",
+            found="a folder without a run, and with nothing that is in its way",
+            advice=advice,
+        )
+    if not is_run:
         raise NotARunDirectory(
             directory,
             expected=f"a run directory, with {RUN} or checkpoints",

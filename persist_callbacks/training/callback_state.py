@@ -7,12 +7,17 @@ them, wherever it stands in the list; the dict holds what JSON can hold, and arr
 from __future__ import annotations
 
 import copy
+import functools
+import inspect
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
+import tensorflow as tf
 
 from persist_callbacks.training import csv_log, json_values
 
@@ -41,6 +46,9 @@ _ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
         "_previous_epoch_iterations",
     ),
 }
+
+# What is compared of a callback's attributes whenever a checkpoint is made.
+_LARGEST_PRINT, _LONGEST_PRINT = 4096, 100
 
 
 @dataclass(frozen=True)
@@ -141,7 +149,6 @@ class ForgottenState:
             (callback, _plain_attributes(callback))
             for callback in callbacks
             if not _has_protocol(callback)
-            and _attributes_of(callback) is None
             and not type(callback).__module__.startswith(("keras.", "persist_callba"))
         ]
 
@@ -158,16 +165,43 @@ class ForgottenState:
 
 
 def _plain_attributes(callback: Any) -> dict[str, Any]:
-    """Take what of a callback can be compared without cost: numbers, text, lengths."""
-    plain: dict[str, Any] = {}
-    for name, value in vars(callback).items():
-        if name in ("params", "_model"):
-            continue
-        if value is None or isinstance(value, (bool, int, float, str)):
-            plain[name] = value
-        elif isinstance(value, (list, dict, set)):
-            plain[name] = len(value)
-    return plain
+    """Take what of a callback can be compared at little cost.
+
+    Of a subclass of one of Keras' own, what that one keeps is left to its table.
+    """
+    known = {"params", "_model"}.union(
+        *(_named_by(kind) for kind in type(callback).__mro__ if _is_of_keras(kind))
+    )
+    return {
+        name: _print_of(value)
+        for name, value in vars(callback).items()
+        if name not in known
+    }
+
+
+def _print_of(value: Any, depth: int = 2) -> Any:
+    """Condense a value: equal for equal ones, and for those that are too large."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, tf.Variable | np.ndarray | np.generic):
+        array = np.asarray(value)
+        return array.tobytes() if array.nbytes <= _LARGEST_PRINT else array.shape
+    if isinstance(value, (list, tuple, set, dict)):
+        if depth == 0 or len(value) > _LONGEST_PRINT:
+            return len(value)
+        items = value.items() if isinstance(value, dict) else list(value)
+        return [_print_of(item, depth - 1) for item in items]
+    return None
+
+
+def _is_of_keras(kind: type) -> bool:
+    return kind.__module__.startswith("keras.")
+
+
+@functools.cache
+def _named_by(kind: type) -> frozenset[str]:
+    """List the attributes that a class of Keras' speaks of in its own code."""
+    return frozenset(re.findall(r"self\.(\w+)", inspect.getsource(kind)))
 
 
 def _counted(callbacks: Iterable[Any]) -> Iterable[tuple[str, int, Any]]:

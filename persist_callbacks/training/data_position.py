@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import tensorflow as tf
 
+from persist_callbacks.errors import DataMismatch
 from persist_callbacks.training import pipeline
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 
@@ -241,9 +242,22 @@ class Rewinder:
             spare: makes another iterator over the same data.
             progress: called with the batches dropped so far and their total, in a
                 replay.
+
+        Raises:
+            DataMismatch: the state is one of other data.
         """
         if self._has_state:
-            self._restore_state(tensors[KEY], spare)
+            try:
+                self._restore_state(tensors[KEY], spare)
+            except (tf.errors.OpError, ValueError) as error:
+                raise DataMismatch(
+                    "the data given to fit",
+                    expected="the pipeline whose iterator's state the checkpoint holds",
+                    found=f"another: {str(error).strip().splitlines()[0][:200]}",
+                    advice="Give fit the same data, batch size and transformations as "
+                    "before, or go on from a checkpoint at an epoch's end with "
+                    "persist_callbacks.resume and fit(initial_epoch=...).",
+                ) from error
             return
         for done in range(already_drawn, self._position.drawn):
             if progress is not None:

@@ -6,9 +6,12 @@ alone, and ``tests/training/test_fit_loop.py`` fails by name when a version move
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import tensorflow as tf
 
 from persist_callbacks.training import pipeline, python_data, randomness
 
@@ -57,18 +60,27 @@ class FitData:
     Args:
         epoch_iterator: Keras' ``EpochIterator``.
         shuffle: fit's argument.
+        given: the data as the user gave them.
     """
 
-    def __init__(self, epoch_iterator: Any, shuffle: Any = False) -> None:
+    def __init__(
+        self, epoch_iterator: Any, shuffle: Any = False, given: Any = None
+    ) -> None:
         self._source = epoch_iterator
         self._shuffle = shuffle
+        self._given = given
         self._epochs = 0
+        self._calls_python: bool | None = None
 
     @classmethod
     def of(cls, fit_locals: Mapping[str, Any]) -> FitData | None:
         """Find the training data among what a frame of ``fit`` holds."""
         source = fit_locals.get("epoch_iterator")
-        return None if source is None else cls(source, fit_locals.get("shuffle"))
+        return (
+            None
+            if source is None
+            else cls(source, fit_locals.get("shuffle"), fit_locals.get("x"))
+        )
 
     def is_of(self, fit_locals: Mapping[str, Any]) -> bool:
         """Whether these are the data of the ``fit`` that a frame belongs to."""
@@ -82,9 +94,13 @@ class FitData:
 
     @property
     def is_python(self) -> bool:
-        """Whether a Python generator or ``PyDataset`` makes the batches."""
+        """Whether Python code makes the batches, or has a part in them."""
         kind = type(self._source.data_adapter).__name__
-        return kind in ("GeneratorDataAdapter", "PyDatasetAdapter")
+        if kind in ("GeneratorDataAdapter", "PyDatasetAdapter"):
+            return True
+        if self._calls_python is None:
+            self._calls_python = pipeline.calls_python(self._dataset)
+        return self._calls_python
 
     @property
     def unsaved_randomness(self) -> str | None:
@@ -139,6 +155,18 @@ class FitData:
             doubts.append(
                 "a Python generator is drawn from anew on resume: exact if it gives "
                 "the same batches again"
+            )
+        if kind == "TFDatasetAdapter" and self.is_python:
+            doubts.append(
+                "Python code has a part in the tf.data pipeline: exact if it gives the "
+                "same again, and draws from no random generator of its own"
+            )
+        is_anew = kind == "TFDatasetAdapter" and self._source.steps_per_epoch is None
+        if is_anew and pipeline.shuffles_inside(self._dataset):
+            doubts.append(
+                "a shuffle below another shuffle, a repeat, concatenate, flat_map or "
+                "interleave takes its seeds as it is drawn from: the order of the "
+                "epochs after the resumed one may be another"
             )
         if source is not None and not python_data.has_protocol(source):
             held = [path for path, _ in python_data.generators(source)]
@@ -251,7 +279,7 @@ class FitData:
         return pipeline.captured_variables(self._dataset)
 
     def count_iterators(
-        self, made_before: int, beginning: Beginning | None = None
+        self, made_before: int, beginning: Beginning | None = None, *, run: str = ""
     ) -> None:
         """Count the iterators that fit makes, and make up for earlier ones first.
 
@@ -259,6 +287,8 @@ class FitData:
             made_before: how many there were before the first that fit makes from now
                 on; more than none only in a process that goes on with a run.
             beginning: what that one is to begin with; None for what there is.
+            run: what they count for; those that this very process has made for it over
+                the same data set, in another call of fit, count too.
         """
         if isinstance(self._source._distributed_dataset, _Counted):
             return
@@ -270,7 +300,14 @@ class FitData:
             beginning,
             with_random=self.is_python,
             source=self._py_dataset,
+            tally=self._tally(run),
         )
+
+    def _tally(self, run: str) -> _Tally:
+        if not isinstance(self._given, tf.data.Dataset):
+            # Of anything else, each fit makes a pipeline of its own.
+            return _Tally()
+        return _TALLIES.setdefault(self._given, {}).setdefault(run, _Tally())
 
     def count_epochs(self, ended_before: int) -> None:
         """Count the epochs' ends that the data see, and make up for earlier ones now.
@@ -310,6 +347,19 @@ def _shuffles_in_a_thread(adapter: Any) -> bool:
     return getattr(adapter, "enqueuer", None) is not None and bool(adapter.shuffle)
 
 
+@dataclass
+class _Tally:
+    """How many iterators over a data set a run has made in this process."""
+
+    iterators: int = 0
+
+
+# By data set, and by what they count for.
+_TALLIES: weakref.WeakKeyDictionary[Any, dict[str, _Tally]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
 class _Counted:
     """A data set that counts the iterators over it."""
 
@@ -322,9 +372,10 @@ class _Counted:
         *,
         with_random: bool,
         source: Any,
+        tally: _Tally,
     ) -> None:
         self.data = data
-        self.made = 0
+        self._tally = tally
         self.beginning = Beginning()
         self._variables = variables
         self._made_before = made_before
@@ -336,6 +387,10 @@ class _Counted:
         # Sentences for the report, of what could not be put back.
         self.left_out: list[str] = []
 
+    @property
+    def made(self) -> int:
+        return self._tally.iterators
+
     def epoch_begins(self) -> None:
         wanted = self._begin_with
         if wanted is not None and wanted.random is not None:
@@ -345,14 +400,14 @@ class _Counted:
     def __iter__(self) -> Any:
         wanted, self._begin_with = self._begin_with, None
         self.catch_up(self._made_before, wanted)
-        self.made += 1
+        self._tally.iterators += 1
         self.beginning = self.beginning_now(self._random_before)
         return iter(self.data)
 
     def catch_up(self, iterators: int, beginning: Beginning | None) -> None:
         while self.made < iterators:
             iter(self.data)
-            self.made += 1
+            self._tally.iterators += 1
         if beginning is None:
             return
         early = self._random_before is not None

@@ -69,6 +69,8 @@ class FitLoop:
         self._data = None if fit_locals is None else FitData.of(fit_locals)
         # A list of callbacks that the user has made need not know of them.
         self._epochs: int | None = (fit_locals or {}).get("epochs")
+        # What fit was called with; a user's own loop tells nothing.
+        self.arguments: dict[str, Any] = dict(fit_locals or {})
         self._wrapped: _Wrapped | None = None
 
     @classmethod
@@ -184,6 +186,27 @@ class FitLoop:
         self._wrapped = _Wrapped(self._model.train_function, step, self)
         self._model.train_function = self._wrapped
 
+    def keep_wrapped(self) -> bool:
+        """Wrap the train function again if somebody has made it anew.
+
+        ``compile`` in a callback does, and ``make_train_function(force=True)``.
+
+        Returns:
+            Whether it had been made anew.
+        """
+        if self._wrapped is None:
+            return False
+        function = self._model.train_function
+        while isinstance(function, _Wrapped):
+            if function is self._wrapped:
+                return False
+            function = function.run
+        if self._model.train_function is None:
+            self._model.make_train_function()
+        self._wrapped = _Wrapped(self._model.train_function, self._wrapped.step, self)
+        self._model.train_function = self._wrapped
+        return True
+
     def unwrap_train_function(self) -> None:
         """Put the train function back that `wrap_train_function` had found."""
         if self._wrapped is None:
@@ -236,10 +259,10 @@ class _Wrapped:
     def __init__(self, run: Callable[[Any], Logs], step: Step, loop: FitLoop) -> None:
         self.run = run
         self.loop = loop
-        self._step = step
+        self.step = step
 
     def __call__(self, iterator: Any) -> Logs:
-        return self._step(self.run, iterator)
+        return self.step(self.run, iterator)
 
 
 def remove_stale_wrappers(model: Any) -> None:

@@ -14,6 +14,14 @@ import tensorflow as tf
 
 # Elements of a variable that may be a generator's state, and not a layer's weights.
 _LARGEST_STATE = 16
+_PYTHON_OPS = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
+_BEGINNING_INPUTS_LATE = (
+    "RepeatDataset",
+    "ConcatenateDataset",
+    "FlatMapDataset",
+    "InterleaveDataset",
+    "ParallelInterleaveDataset",
+)
 
 
 def captured_variables(dataset: Any) -> list[Any]:
@@ -67,6 +75,39 @@ def draws_unseeded(dataset: Any) -> list[str]:
                 if operation.op_def.is_stateful and _seeds_of(operation) == (0, 0)
             ]
     return found
+
+
+def calls_python(dataset: Any) -> bool:
+    """Whether Python code makes or changes the elements, at any depth."""
+    for part in _parts(dataset):
+        for graph in _graphs(part):
+            definition = graph.as_graph_def()
+            nodes = [*definition.node]
+            for function in definition.library.function:
+                nodes += function.node_def
+            if any(node.op in _PYTHON_OPS for node in nodes):
+                return True
+    return False
+
+
+def shuffles_inside(dataset: Any) -> bool:
+    """Whether a shuffle takes its seeds while something above it is drawn from.
+
+    Below a ``repeat``, another shuffle or the like, it begins anew within an epoch, or
+    only some way into it: the number of iterators does not tell how often it did.
+    """
+    return _shuffles_below(dataset, False)
+
+
+def _shuffles_below(dataset: Any, is_below: bool) -> bool:
+    if not isinstance(dataset, tf.data.Dataset):
+        return False
+    kind = type(dataset).__name__.strip("_")
+    is_shuffle = kind == "ShuffleDataset"
+    if is_shuffle and is_below:
+        return True
+    late = is_below or is_shuffle or kind.startswith(_BEGINNING_INPUTS_LATE)
+    return any(_shuffles_below(part, late) for part in dataset._inputs())
 
 
 def iterator_state(iterator: Any, *, strictly: bool = False) -> Any:

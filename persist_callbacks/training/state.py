@@ -36,6 +36,7 @@ class TrainingState:
         replaced_at_end: keys that have another value under ``before_train_end/``.
         in_validation: whether all steps of the epoch are done and its validation comes
             next.
+        settings: what the script had asked for, see `settings`.
         version: of this record's format.
     """
 
@@ -50,6 +51,7 @@ class TrainingState:
     epochs: int | None = None
     replaced_at_end: tuple[str, ...] = ()
     in_validation: bool = False
+    settings: dict[str, str] = field(default_factory=dict)
     version: int = VERSION
 
 

@@ -7,6 +7,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import FunctionType, ModuleType
 from typing import Any, Literal, get_args
 
 import keras
@@ -19,6 +20,11 @@ Role = Literal["model", "optimizer", "metric", "seed", "other", "replica"]
 
 # A difference in these is refused; in the others it is reported.
 _STRUCTURAL: tuple[Role, ...] = ("model", "optimizer")
+
+# How far a user's optimizers and variables are looked for below a model's attributes.
+_DEPTH, _LONGEST = 3, 1000
+_PLAIN = (str, bytes, int, float, bool, type(None), type, FunctionType, ModuleType)
+_LIBRARIES = ("keras", "tensorflow", "numpy", "builtins", "collections", "functools")
 
 
 @dataclass(frozen=True)
@@ -67,10 +73,13 @@ class LiveVariable:
 
 
 def optimizers_of(model: Any) -> list[Any]:
-    """List a model's optimizers: the compiled one first, then its own attributes'."""
-    found = [getattr(model, "optimizer", None), *vars(model).values()]
+    """List a model's optimizers: the compiled one first, then its own attributes'.
+
+    Those in lists, dicts and plain objects that are attributes are among them.
+    """
+    found = [value for _, value in _attributes(model)]
     unique: dict[int, Any] = {}
-    for candidate in found:
+    for candidate in [getattr(model, "optimizer", None), *found]:
         if isinstance(candidate, keras.optimizers.Optimizer):
             unique.setdefault(id(candidate), candidate)
     return list(unique.values())
@@ -402,10 +411,40 @@ def _untracked(model: Any, seen: set[int]) -> list[tuple[str, Any]]:
     Such as a ``tf.Variable`` or ``tf.random.Generator`` that is an attribute, and the
     states of a stateful recurrent layer.
     """
-    found = []
-    for node in tf.train.TrackableView(model).descendants():
-        variable = node.value if isinstance(node, keras.Variable) else node
+    found: dict[int, tuple[str, Any]] = {}
+    # TensorFlow's own walk does not enter the lists and dicts that Keras tracks.
+    attributes = [value for _, value in _attributes(model)]
+    for node in [*tf.train.TrackableView(model).descendants(), *attributes]:
+        inner = node.state if isinstance(node, tf.random.Generator) else node
+        variable = inner.value if isinstance(inner, keras.Variable) else inner
         if isinstance(variable, tf.Variable) and id(variable) not in seen:
-            name = node.path if node is not variable else _bare(variable.name)
-            found.append((name, variable))
+            name = inner.path if inner is not variable else _bare(variable.name)
+            found.setdefault(id(variable), (name, variable))
+    return list(found.values())
+
+
+def _attributes(model: Any) -> list[tuple[str, Any]]:
+    """List what a model's attributes hold, in containers and plain objects too.
+
+    Keras' own objects are given and not entered: they tell of what they hold.
+    """
+    found: list[tuple[str, Any]] = []
+    seen: set[int] = {id(model)}
+    waiting = [(name, value, _DEPTH) for name, value in vars(model).items()]
+    while waiting:
+        path, value, depth = waiting.pop(0)
+        if id(value) in seen or isinstance(value, _PLAIN):
+            continue
+        seen.add(id(value))
+        found.append((path, value))
+        if depth == 0 or isinstance(value, (keras.Operation, keras.Variable)):
+            continue
+        parts: Iterable[tuple[Any, Any]] = ()
+        if isinstance(value, Mapping):
+            parts = value.items()
+        elif isinstance(value, (list, tuple, set)) and len(value) <= _LONGEST:
+            parts = enumerate(value)
+        elif type(value).__module__.split(".")[0] not in _LIBRARIES:
+            parts = getattr(value, "__dict__", {}).items()
+        waiting += [(f"{path}/{name}", part, depth - 1) for name, part in parts]
     return found

@@ -19,7 +19,7 @@ from persist_callbacks.storage.progress import ProgressFile
 file = ProgressFile(Path(sys.argv[1]))
 file.note(41)
 file.note(42)
-file.note(43, at_once=True)
+file.note(43)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -34,17 +34,15 @@ def test_survives_a_kill(tmp_path):
     assert before <= found.at <= time.time()
 
 
-def test_not_more_often_than_anybody_needs(tmp_path):
-    """The second note of an instant is passed over, unless it is asked for."""
+def test_after_it_is_closed(tmp_path):
+    """The last one stays, and nothing is written any more."""
     file = ProgressFile(tmp_path)
     file.note(1)
-    file.note(2)
-    assert progress.read(tmp_path).step == 1
-    file.note(3, at_once=True)
+    file.note(3)
     assert progress.read(tmp_path).step == 3
     file.close()
     file.close()
-    file.note(4, at_once=True)
+    file.note(4)
     assert progress.read(tmp_path).step == 3
 
 

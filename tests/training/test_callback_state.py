@@ -7,6 +7,7 @@ import json
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from persist_callbacks.errors import ArgumentError
 from persist_callbacks.training import callback_state
@@ -166,4 +167,33 @@ def test_forgotten_state_is_named_once():
     assert forgotten.found() == []
     second.seen.append(1)
     assert forgotten.found() == ["Counts"]
+    assert forgotten.found() == []
+
+
+class Stops(keras.callbacks.EarlyStopping):
+    """One of Keras' own that keeps something more."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = np.zeros(3)
+        self.by_name = {"a": [1]}
+        self.variable = tf.Variable(1.0)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda callback: callback.seen.__setitem__(1, 2.0),
+        lambda callback: callback.by_name["a"].append(2),
+        lambda callback: callback.variable.assign(3.0),
+    ],
+)
+def test_what_a_subclass_of_keras_own_keeps_is_missed_too(change):
+    """Arrays, containers and variables; what Keras' table saves is not."""
+    callback = Stops()
+    forgotten = callback_state.ForgottenState([callback])
+    callback.wait, callback.best = 3, 0.5
+    assert forgotten.found() == []
+    change(callback)
+    assert forgotten.found() == ["Stops"]
     assert forgotten.found() == []
