@@ -279,7 +279,12 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
     state = dataclasses.replace(
         snapshot.state, last_logs=_encoded_logs(snapshot.last_logs)
     )
-    staged = store.stage(state.position.step)
+    needs = bundle.expected_size(snapshot.tensors) + len(snapshot.meta or b"")
+    try:
+        staged = store.stage(state.position.step, needs=needs)
+    except (OSError, PersistError) as error:
+        _note_failure(store, error)
+        raise
     try:
         bundle.write(
             staged.prefix, snapshot.tensors, further_keys=snapshot.further_keys

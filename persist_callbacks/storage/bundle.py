@@ -7,6 +7,7 @@ process that never loads it. Nothing here is synced to disk; `store` does that.
 from __future__ import annotations
 
 import difflib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +21,9 @@ OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 # Object-based restore reads a variable under no other key than one that ends so.
 OBJECT_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+# Bytes of an entry in the index, its key aside.
+_ENTRY = 64
 
 _GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
 
@@ -65,6 +69,29 @@ def write(
             found=f"{type(error).__name__}: {reason}",
             advice="Check that the disk has space and the folder can be written.",
         ) from error
+
+
+def expected_size(tensors: Mapping[str, Any]) -> int:
+    """Estimate the bytes that `write` takes: exact for the numbers, near for the rest.
+
+    Args:
+        tensors: as for `write`; what has no fixed size counts as little.
+    """
+    import numpy as np
+
+    size = 0
+    for key, value in tensors.items():
+        # Its entry in the index, which it may have under two names.
+        size += 2 * (len(key) + _ENTRY)
+        if value.dtype.name in ("string", "object"):
+            size += sum(
+                len(text) for text in np.ravel(value) if isinstance(text, bytes)
+            )
+        else:
+            # NumPy's name for it, and TensorFlow's, which has 0 for a variant.
+            each = getattr(value.dtype, "itemsize", None) or value.dtype.size
+            size += int(each) * math.prod(value.shape)
+    return size
 
 
 def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:

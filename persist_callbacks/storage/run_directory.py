@@ -20,10 +20,13 @@ from persist_callbacks.errors import (
     PersistError,
 )
 from persist_callbacks.storage import durable, layout, manifest
+from persist_callbacks.storage.reading import read_plain
 
 RUN = "run.json"
 FORMAT: Final = "persist_callbacks run"
 VERSION: Final = 1
+
+_MAX_BYTES = 2**20
 
 _ELSEWHERE = "Give an empty folder or one that does not exist yet."
 # What other callbacks and shells put into a run directory before the first save.
@@ -145,7 +148,7 @@ def read_run(directory: Path) -> RunInfo | None:
         FormatTooNew: a newer persist_callbacks has written it.
     """
     try:
-        data = (directory / RUN).read_bytes()
+        data = read_plain(directory / RUN, limit=_MAX_BYTES)
         header = msgspec.json.decode(data, type=_Header)
         if header.format == FORMAT and header.version > VERSION:
             raise FormatTooNew(
@@ -155,7 +158,7 @@ def read_run(directory: Path) -> RunInfo | None:
                 advice="Upgrade persist_callbacks to go on with this run.",
             )
         return msgspec.json.decode(data, type=RunInfo)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -210,7 +213,9 @@ def _folders(directory: Path) -> list[Path]:
     return [
         path
         for path in sorted(directory.iterdir())
-        if layout.step_of(path.name) is not None and path.is_dir()
+        if layout.step_of(path.name) is not None
+        and path.is_dir()
+        and not path.is_symlink()
     ]
 
 
