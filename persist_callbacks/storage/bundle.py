@@ -11,7 +11,7 @@ import difflib
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,9 @@ OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 # Object-based restore reads a variable under no other key than one that ends so.
 OBJECT_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+# Tensors that are read in one go where all are to be read.
+_AT_ONCE = 8
 
 _MAX_CHECKPOINT_FILE = 2**24
 
@@ -143,13 +146,42 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
     return dict(zip(keys, values, strict=True))
 
 
-def keys(prefix: str | os.PathLike[str]) -> list[str]:
-    """List every key of a CKPT, TensorFlow's own included, sorted.
+def scan(prefix: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """Read every tensor of a CKPT, and so check its checksum, a few at a time.
+
+    TensorFlow's own are among them; a second key of a tensor is left out.
+
+    Yields:
+        Key and eager CPU tensor.
 
     Raises:
-        CheckpointDamaged: the index is missing or cannot be read.
+        CheckpointDamaged: the files are missing, cut or changed.
     """
-    return sorted(_open(prefix).get_variable_to_shape_map())
+    check_index(prefix)
+    index = read_plain(Path(f"{os.fspath(prefix)}.index"), limit=LARGEST[INDEX])
+    first: dict[bytes, str] = {}
+    for key, entry in bundle_index.entries(index).items():
+        name = key.decode(errors="replace")
+        # Ours is the shorter one of the two.
+        if key and len(first.get(entry, name)) >= len(name):
+            first[entry] = name
+    names = sorted(first.values())
+    for begin in range(0, len(names), _AT_ONCE):
+        yield from read(prefix, names[begin : begin + _AT_ONCE]).items()
+
+
+def is_finite(value: Any) -> bool:
+    """Whether no number of a tensor is NaN or infinite; what holds none passes."""
+    import tensorflow as tf
+
+    if not (value.dtype.is_floating or value.dtype.is_complex):
+        return True
+    if value.dtype.is_complex:
+        return is_finite(tf.math.real(value)) and is_finite(tf.math.imag(value))
+    if value.dtype.size < 2:
+        # The kernel does not know the eight-bit ones.
+        value = tf.cast(value, tf.float32)
+    return bool(tf.reduce_all(tf.math.is_finite(value)))
 
 
 def variables(prefix: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:

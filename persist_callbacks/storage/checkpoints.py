@@ -63,7 +63,7 @@ class Sound:
     passed_over: tuple[tuple[Path, PersistError], ...] = ()
 
 
-class _Vanished(Exception):
+class Vanished(Exception):
     """A checkpoint was pruned while it was read."""
 
 
@@ -114,7 +114,7 @@ def newest_sound(directory: Path) -> Sound:
             newer persist_callbacks; going back behind it would lose work.
     """
     for _ in range(_SURVEYS):
-        with contextlib.suppress(_Vanished):
+        with contextlib.suppress(Vanished):
             return _newest_sound(directory)
     raise _restless(directory)
 
@@ -167,6 +167,7 @@ def validate(folder: Path) -> Committed:
     Raises:
         CheckpointDamaged: the first thing found that is not as it should be.
         FormatTooNew: it was written by a newer persist_callbacks.
+        Vanished: it was pruned meanwhile.
     """
     for _ in range(_SURVEYS):
         before = _identity(folder)
@@ -176,10 +177,10 @@ def validate(folder: Path) -> Committed:
         except CheckpointDamaged:
             after = _identity(folder)
             if after is None:
-                raise _Vanished from None
+                raise Vanished from None
             if after == before:
                 raise
-    raise _Vanished
+    raise Vanished
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
@@ -202,7 +203,7 @@ def _restless(directory: Path) -> CheckpointNotFound:
 def find(directory: Path, selector: str | int | Path) -> Committed:
     """Find one checkpoint and read every byte of it; see `Store.find`."""
     for _ in range(_SURVEYS):
-        with contextlib.suppress(_Vanished):
+        with contextlib.suppress(Vanished):
             return _find(directory, selector)
     raise _not_found(directory, selector)
 

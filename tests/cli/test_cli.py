@@ -74,7 +74,9 @@ def test_every_subcommand_explains_itself(name: str) -> None:
 def test_the_command_names_its_subcommands() -> None:
     """Without arguments one is told what there is."""
     output = run("--help").output
-    assert SUBCOMMANDS == ["list", "inspect", "freeze", "predict"]
+    assert [
+        *("list", "inspect", "verify", "freeze", "predict", "report"),
+    ] == SUBCOMMANDS
     for name in SUBCOMMANDS:
         assert f"\n  {name} " in output
 
