@@ -39,6 +39,8 @@ _HARMLESS = (
     "*.out",
     "*.err",
     "events.out.tfevents*",
+    # All there is where a process died while it wrote another in its place.
+    f"damaged-{RUN}*",
 )
 
 
@@ -106,19 +108,28 @@ def require_run(directory: Path) -> None:
     """Test that a run has begun in a directory.
 
     Raises:
-        CheckpointNotFound: the directory does not exist or is empty.
+        CheckpointNotFound: the directory does not exist, or no run has begun in it.
         NotARunDirectory: it is a file, or holds something else than a run.
         FormatTooNew: a newer persist_callbacks has begun the run.
     """
     advice = "Give the directory that PeriodicCheckpoint writes to."
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    there = directory.exists()
+    if not there or (directory.is_dir() and not any(directory.iterdir())):
         raise CheckpointNotFound(
             directory,
             expected="a run directory",
-            found="an empty folder" if directory.exists() else "nothing",
+            found="an empty folder" if there else "nothing",
             advice=advice,
         )
     if not directory.is_dir() or not is_ours(directory):
+        if directory.is_dir() and _something_else(directory) is None:
+            # A run may have ended before it could say whose directory this is.
+            raise CheckpointNotFound(
+                directory,
+                expected="a run directory",
+                found="a folder in which no run has begun",
+                advice=advice,
+            )
         raise NotARunDirectory(
             directory,
             expected=f"a run directory, with {RUN} or checkpoints",

@@ -63,8 +63,18 @@ def see_to_directory(
     if not own_lock.is_in_place():
         durable.make_folder(directory)
         anew = lock.RunLock(directory)
+        try:
+            _see_to_run(directory, run_id, versions)
+        except BaseException:
+            anew.release()
+            raise
         own_lock.release()
-        own_lock = anew
+        return anew
+    _see_to_run(directory, run_id, versions)
+    return own_lock
+
+
+def _see_to_run(directory: Path, run_id: str, versions: Mapping[str, str]) -> None:
     run = run_directory.read_run(directory)
     if run is not None and run.run_id != run_id:
         raise ForeignCheckpoint(
@@ -77,4 +87,3 @@ def see_to_directory(
         run_directory.begin_run(directory, run_id=run_id, versions=versions)
         found = f"a run directory without {RUN}"
         journal.append(directory, "made again", run_id, {"found": found})
-    return own_lock
