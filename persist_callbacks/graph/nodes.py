@@ -5,6 +5,7 @@ The op registry has no public name; it is touched in `op_definition` alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -35,6 +36,14 @@ WITHOUT_STATE = {
 # TF1's loops and branches; there a control edge decides whether a node runs at all.
 OLD_CONTROL_FLOW = frozenset(
     {"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefEnter"}
+)
+
+# Files, Python, other processes: what arithmetic needs none of.
+_OUTSIDE = re.compile(
+    r"(Read|Write)File|MatchingFiles|(Eager)?PyFunc(Stateless)?|ImmutableConst"
+    r"|FixedUnigramCandidateSampler|(En|De)codeProto(V2)?|Debug(Identity|Nan|Numeric).*"
+    r"|Save(V2|Slices)?|Restore(V2|Slice)?|MergeV2Checkpoints|LoadAndRemapMatrix"
+    r"|GenerateVocabRemapping|.*Reader(V2)?|.*Dataset(V\d)?|RemoteCall|_?(Host)?(Send|Recv)"
 )
 
 
@@ -70,6 +79,17 @@ def keeps_state(node: Any) -> bool:
         or (argument.is_ref and node.op not in OLD_CONTROL_FLOW)
         for argument in [*definition.input_arg, *definition.output_arg]
     )
+
+
+def reaches_out(node: Any) -> bool:
+    """Whether running a node reads or writes files, or runs Python.
+
+    Args:
+        node: a NodeDef.
+    """
+    if node.op == "PrintV2":
+        return bool(node.attr["output_stream"].s.startswith(b"file:"))
+    return _OUTSIDE.fullmatch(node.op) is not None
 
 
 def variable_key(node: Any) -> str:
