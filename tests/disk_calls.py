@@ -62,18 +62,17 @@ def _announcing(
 ) -> Callable[..., Any]:
     @functools.wraps(real)
     def announced(*args: Any, **kwargs: Any) -> Any:
-        act(f"{name.lstrip('_')} {_subject(args)}")
+        act(f"{name.lstrip('_')} {_subject(name, args)}")
         result = real(*args, **kwargs)
         if name == "write":
-            act(f"written {_subject(args)}")
+            act(f"written {_subject(name, args)}")
         return result
 
     return announced
 
 
-def _subject(args: tuple[Any, ...]) -> str:
+def _subject(name: str, args: tuple[Any, ...]) -> str:
     if isinstance(args[0], int):
         return Path(os.readlink(f"/proc/self/fd/{args[0]}")).name
-    # Of a rename, the new name says more.
-    paths = [os.fspath(arg) for arg in args[:2] if isinstance(arg, str | os.PathLike)]
-    return Path(paths[-1]).name
+    # Of two names the new one says more.
+    return Path(args[name in ("rename", "replace")]).name

@@ -58,10 +58,11 @@ def check(state: TrainingState) -> None:
     _check_random(state.random, "random")
     if data.random is not None:
         _check_random(data.random, "data.random")
-    _require_values(state.last_logs, "last_logs")
+    _require_values(state.last_logs, "last_logs", arrays=False)
     for saved in state.callbacks:
-        _require_values(saved.state, f"callbacks: {saved.kind}")
-        if saved.kind == "History":
+        is_history = saved.kind == "History"
+        _require_values(saved.state, f"callbacks: {saved.kind}", arrays=not is_history)
+        if is_history:
             _check_history(json_values.decode(saved.state))
 
 
@@ -71,12 +72,14 @@ def _require_counts(**numbers: int | None) -> None:
             raise ValueError(f"{name}: {number}")
 
 
-def _require_values(value: Any, name: str) -> None:
-    """Decode what `json_values.encode` made, as a restore will."""
+def _require_values(value: Any, name: str, *, arrays: bool) -> None:
+    """Decode what `json_values.encode` made, as a restore will, with arrays or not."""
     try:
         names = json_values.array_names(value)
         if not all(isinstance(each, str) for each in names):
             raise ValueError("the name of an array is no text")
+        if names and not arrays:
+            raise ValueError(f"an array, {names[0]!r}, where there is none")
         json_values.decode(value, dict.fromkeys(names))
     except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
         raise ValueError(f"{name}: {error}") from error

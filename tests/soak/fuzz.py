@@ -107,6 +107,8 @@ class Fuzz:
         value = json.loads(whole)
         for _ in range(chance.choice((1, 1, 1, 2, 4))):
             places = list(_places(value))
+            if not places:
+                break
             holder, key = chance.choice(places)
             way = chance.randrange(8)
             if way == 0:
