@@ -114,7 +114,8 @@ def split(reference: str) -> tuple[str, int]:
     if reference.startswith("^"):
         return reference[1:], -1
     name, *port = reference.split(":")
-    return name, int(port[-1]) if port else 0
+    # What is no number is no port either: TensorFlow says so when it imports it.
+    return name, int(port[-1]) if port and port[-1].isdecimal() else 0
 
 
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:

@@ -195,6 +195,7 @@ def variables(prefix: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
     Raises:
         CheckpointDamaged: the index is missing or cannot be read.
     """
+    check_index(prefix)
     reader = _open(prefix)
     shapes = reader.get_variable_to_shape_map()
     dtypes = reader.get_variable_to_dtype_map()
@@ -292,7 +293,13 @@ def _open(prefix: str | os.PathLike[str]) -> Any:
     try:
         return tf.train.load_checkpoint(os.fspath(prefix))
     # Which of these it is depends on the kind of damage and on TensorFlow's version.
-    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
+    except (
+        tf.errors.OpError,
+        IndexError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise _damaged(f"{_short(prefix)}.index", error) from error
 
 
