@@ -38,6 +38,9 @@ OLD_CONTROL_FLOW = frozenset(
     {"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefEnter"}
 )
 
+# Digits of a port: more than any node has outputs.
+_LONGEST_PORT = 10
+
 # Files, Python, other processes: what arithmetic needs none of.
 _OUTSIDE = re.compile(
     r"(Read|Write)File|MatchingFiles|(Eager)?PyFunc(Stateless)?|ImmutableConst"
@@ -115,7 +118,8 @@ def split(reference: str) -> tuple[str, int]:
         return reference[1:], -1
     name, *port = reference.split(":")
     # What is no number is no port either: TensorFlow says so when it imports it.
-    return name, int(port[-1]) if port and port[-1].isdecimal() else 0
+    is_port = port and port[-1].isdecimal() and len(port[-1]) < _LONGEST_PORT
+    return name, int(port[-1]) if is_port else 0
 
 
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:
