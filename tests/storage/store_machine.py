@@ -23,7 +23,11 @@ from hypothesis.stateful import (
 )
 
 import disk_calls
-from persist_callbacks.errors import CheckpointNotFound, NoSoundCheckpoint
+from persist_callbacks.errors import (
+    CheckpointDamaged,
+    CheckpointNotFound,
+    NoSoundCheckpoint,
+)
 from persist_callbacks.records import Score
 from persist_callbacks.storage import manifest, retention
 from persist_callbacks.storage.layout import MANIFEST, STATE, folder_name
@@ -96,12 +100,20 @@ class RunDirectory(RuleBasedStateMachine):
         if self._until(death, work):
             self._now(step, (b"d" + content, str(score)))
             return
-        found = self._reads(step)
-        assert found in (was, (b"d" + content, str(score))) or (
-            was is None and not found
-        )
-        if found is not None:
-            self._now(step, found)
+        if step in self.damaged and not self._folder(step).exists():
+            self.damaged.remove(step)
+            self.aside = self._count_aside()
+        found = None
+        try:
+            found = self._reads(step)
+        except CheckpointDamaged:
+            # Nothing has come of it: what was damaged is there as it was.
+            assert step in self.damaged
+        if found is None:
+            assert was is None
+            return
+        assert found in (was, (b"d" + content, str(score)))
+        self._now(step, found)
 
     @precondition(lambda self: self.store is not None)
     @rule(
@@ -163,6 +175,9 @@ class RunDirectory(RuleBasedStateMachine):
             for path in self.directory.glob("*ckpt-*"):
                 if path != self.foreign:
                     shutil.rmtree(path)
+            if not (self.directory / "run.json").exists():
+                # Nothing says any more that it is a run's.
+                shutil.rmtree(self.directory)
             self.damaged.clear()
             self.aside = 0
             self.store = Store.open_for_writing(self.directory)
@@ -290,8 +305,7 @@ class RunDirectory(RuleBasedStateMachine):
     def set_aside_stays(self) -> None:
         """What was set aside is there for good."""
         if hasattr(self, "aside"):
-            there = list(self.directory.glob("damaged-ckpt-*"))
-            assert len(there) >= self.aside
+            assert self._count_aside() >= self.aside
 
     @invariant()
     def nothing_is_left_over(self) -> None:
@@ -331,7 +345,10 @@ class RunDirectory(RuleBasedStateMachine):
         if step in self.damaged:
             # Replaced by a sound one, or set aside where it did not say whose it was.
             self.damaged.remove(step)
-            self.aside = len(list(self.directory.glob("damaged-ckpt-*")))
+            self.aside = self._count_aside()
+
+    def _count_aside(self) -> int:
+        return len(list(self.directory.glob("damaged-ckpt-*")))
 
     def _damage(self, step: int) -> None:
         del self.sound[step]
