@@ -27,6 +27,8 @@ from persist_callbacks.errors import (
     CheckpointDamaged,
     CheckpointNotFound,
     NoSoundCheckpoint,
+    NotARunDirectory,
+    PersistError,
 )
 from persist_callbacks.records import Score
 from persist_callbacks.storage import manifest, retention
@@ -163,14 +165,18 @@ class RunDirectory(RuleBasedStateMachine):
             newest, passed_over = 0, set(self.damaged)
         try:
             sound = Store.open_for_reading(self.directory).newest_sound()
-        except NoSoundCheckpoint as error:
-            message = str(error)
+        except (NoSoundCheckpoint, NotARunDirectory) as error:
+            refusal: PersistError | None = error
         else:
-            message = ""
-        if message:
+            refusal = None
+        if refusal is not None:
             assert newest is None
             assert self.damaged or self.aside
-            assert all(folder_name(step) in message for step in self.damaged)
+            if isinstance(refusal, NotARunDirectory):
+                assert not (self.directory / "run.json").exists()
+            else:
+                told = str(refusal)
+                assert all(folder_name(step) in told for step in self.damaged)
             # The user moves them away, and begins at zero.
             for path in self.directory.glob("*ckpt-*"):
                 if path != self.foreign:
@@ -286,7 +292,10 @@ class RunDirectory(RuleBasedStateMachine):
         """Nothing staged or half removed is ever listed, by whoever looks."""
         if not hasattr(self, "sound"):
             return
-        with contextlib.suppress(CheckpointNotFound):
+        lost = not (self.directory / "run.json").exists() and not self.sound
+        with contextlib.suppress(
+            CheckpointNotFound, *([NotARunDirectory] if lost else [])
+        ):
             reader = Store.open_for_reading(self.directory)
             listed = {each.record.position.step for each in reader.checkpoints()}
             assert listed - self.damaged - {0} == set(self.sound)
