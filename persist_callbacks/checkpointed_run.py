@@ -508,7 +508,7 @@ class CheckpointedRun:
         passed: Passed | None = None,
         in_validation: bool = False,
     ) -> Snapshot:
-        self._note_progress()
+        self._note_progress(look=True)
         if self._refresh_due:
             self._capturer.refresh()
             self._refresh_due = False
@@ -673,10 +673,10 @@ class CheckpointedRun:
 
     # -- small things -----------------------------------------------------------------
 
-    def _note_progress(self) -> None:
+    def _note_progress(self, *, look: bool = False) -> None:
         # For the report of a resume alone: not worth a warning, let alone an end.
         with contextlib.suppress(OSError):
-            self._progress.note(self._step)
+            self._progress.note(self._step, look=look)
 
     def _passed(self, *, begins: bool) -> Passed:
         if self._fit is None:

@@ -53,6 +53,10 @@ class DirectoryNotWritable(PersistError):
     """The run directory cannot be created or written."""
 
 
+class UnreadableFile(PersistError):
+    """A file beside the checkpoints is there and cannot be read."""
+
+
 class NotARunDirectory(PersistError):
     """The directory is there, but it holds something else than a run."""
 

@@ -19,6 +19,7 @@ from persist_callbacks.errors import (
     VerificationFailed,
 )
 from persist_callbacks.graph import frozen as frozen_graphs
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
 from persist_callbacks.graph.freeze import freeze, resolve_outputs
@@ -83,6 +84,7 @@ def build(
     """
     wanted = resolve_outputs(graph, outputs)
     frozen = freeze(graph, values, outputs=wanted)
+    _refuse_reaching_out(frozen)
     kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
     names = [info.name for info in kept]
     simple = simplify(frozen, inputs=names, outputs=wanted)
@@ -160,6 +162,19 @@ def write(
             advice="Choose another path, or make its folder writable.",
         ) from error
     return frozen_graphs.load_frozen_graph(pb_path)
+
+
+def _refuse_reaching_out(graph_def: Any) -> None:
+    """Refuse what reads files or runs Python; folding constants would run it."""
+    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
+    for node in (node for body in bodies for node in body):
+        if nd.reaches_out(node):
+            raise UnsupportedGraph(
+                node.name,
+                expected="an inference graph that computes, and no more",
+                found=f"{node.op}, which reads files or runs Python",
+                advice="Take it out of the model; prepare the data before.",
+            )
 
 
 def _inputs(

@@ -5,15 +5,24 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from persist_callbacks import exporting
-from persist_callbacks.errors import CheckpointDamaged, CheckpointNotFound
+from persist_callbacks.errors import (
+    CheckpointDamaged,
+    CheckpointNotFound,
+    PersistError,
+)
 from persist_callbacks.graph.frozen import FrozenGraph
+from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.meta import from_meta
 from persist_callbacks.storage import bundle, checkpoints
 from persist_callbacks.storage.layout import MANIFEST
 from persist_callbacks.storage.run_directory import absolute
 from persist_callbacks.storage.store import Store
+
+# How often a run may prune a checkpoint while it is read, before that is an error.
+_TRIES = 10
 
 
 def freeze(
@@ -41,7 +50,24 @@ def freeze(
         TensorNotFound: an output or input is not in the graph.
         UnsupportedGraph: something in the graph cannot be a constant.
     """
-    prefix = _locate(absolute(checkpoint))
+    graph, values = _load(absolute(checkpoint))
+    built = exporting.build(graph, values, outputs=outputs, inputs=inputs)
+    return exporting.write(built, path)
+
+
+def _load(path: Path) -> tuple[InferenceGraph, dict[str, Any]]:
+    """Read a checkpoint's graph and weights, another's if it was pruned meanwhile."""
+    for _ in range(_TRIES):
+        prefix = _locate(path)
+        try:
+            return _read(prefix)
+        except PersistError:
+            if os.path.lexists(os.path.dirname(prefix)):
+                raise
+    return _read(_locate(path))
+
+
+def _read(prefix: str) -> tuple[InferenceGraph, dict[str, Any]]:
     meta = Path(f"{prefix}.meta")
     try:
         data = meta.read_bytes()
@@ -56,8 +82,7 @@ def freeze(
     graph = from_meta(data, meta)
     tensors = bundle.read(prefix, [info.name for info in graph.variables])
     values = {key: tensor.numpy() for key, tensor in tensors.items()}
-    built = exporting.build(graph, values, outputs=outputs, inputs=inputs)
-    return exporting.write(built, path)
+    return graph, values
 
 
 def _locate(path: Path) -> str:

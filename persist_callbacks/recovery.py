@@ -139,7 +139,7 @@ class Recovery:
         passed_over: Sequence[tuple[Path, PersistError]] = (),
     ) -> None:
         self.committed = committed
-        self.state: TrainingState = training_state.from_json(
+        self.state: TrainingState = training_state.load(
             store.load_state(committed), committed.path / STATE
         )
         self._passed_over = tuple(str(error) for _, error in passed_over)
@@ -352,11 +352,7 @@ class Recovery:
         """Return all tensors of the checkpoint by key, read once."""
         if self._tensors is None:
             keys = [info.key for info in self.state.variables]
-            keys += [BEFORE_TRAIN_END + key for key in self.state.replaced_at_end]
-            keys += json_values.array_names(
-                [saved.state for saved in self.state.callbacks]
-            )
-            keys += self.state.data.keys()
+            keys += training_state.further_keys(self.state)
             self._tensors = bundle.read(self.committed.prefix, keys)
         return self._tensors
 

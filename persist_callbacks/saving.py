@@ -307,7 +307,12 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
     state = dataclasses.replace(
         snapshot.state, last_logs=_encoded_logs(snapshot.last_logs)
     )
-    staged = store.stage(state.position.step)
+    needs = bundle.expected_size(snapshot.tensors) + len(snapshot.meta or b"")
+    try:
+        staged = store.stage(state.position.step, needs=needs)
+    except (OSError, PersistError) as error:
+        _note_failure(store, error)
+        raise
     try:
         bundle.write(
             staged.prefix, snapshot.tensors, further_keys=snapshot.further_keys
@@ -663,8 +668,17 @@ class Saver:
     def _warn(self, error: BaseException) -> None:
         warnings.warn(str(self._failure(error)), PersistWarning, stacklevel=2)
 
+    def _newest_safe(self) -> str:
+        if self.last is not None:
+            return self.last.record.name
+        with contextlib.suppress(OSError):
+            earlier = self._store.checkpoints()
+            if earlier:
+                return f"none yet, that of an earlier one is {earlier[-1].record.name}"
+        return "none yet"
+
     def _failure(self, error: BaseException) -> SaveFailed:
-        safe = "none yet" if self.last is None else self.last.record.name
+        safe = self._newest_safe()
         found = str(error) if isinstance(error, PersistError) else repr(error)
         advice = f"The newest safe checkpoint of this session is {safe}. "
         advice += (

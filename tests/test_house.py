@@ -16,7 +16,13 @@ PACKAGE = "persist_callbacks"
 ROOT = Path(__file__).parent.parent / PACKAGE
 ROOMS = {"training", "storage", "graph"}
 SHARED = {"errors", "layer_names", "records"}
-FACES = {"periodic_checkpoint", "frozen_graph_export", "resuming", "freezing"}
+FACES = {
+    "periodic_checkpoint",
+    "frozen_graph_export",
+    "resuming",
+    "freezing",
+    "verifying",
+}
 
 # Names that change what lies under a path, wherever they are called from.
 _REMOVING = {"rename", "renames", "remove", "removedirs", "unlink", "rmdir", "rmtree"}

@@ -16,8 +16,10 @@ from persist_callbacks.errors import PersistError
 _MODULES = {
     "list": "list_checkpoints",
     "inspect": "inspect_file",
+    "verify": "verify_files",
     "freeze": "freeze_checkpoint",
     "predict": "predict_arrays",
+    "report": "report_events",
 }
 
 

@@ -13,7 +13,7 @@ from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.errors import PersistError
 from persist_callbacks.records import CheckpointRecord
-from persist_callbacks.storage import manifest, retention
+from persist_callbacks.storage import checkpoints, manifest, retention
 from persist_callbacks.storage.store import Store
 
 
@@ -21,23 +21,56 @@ from persist_callbacks.storage.store import Store
     "list",
     epilog=examples(
         "persist-callbacks list runs/digits",
+        "persist-callbacks list runs/digits --keep-last 2 --keep-best 1",
     ),
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
-def command(run: Path, as_json: bool) -> None:
+@click.option(
+    "--keep-last",
+    type=click.IntRange(min=1),
+    help="Mark what a run with these rules would delete; nothing is deleted.",
+)
+@click.option(
+    "--keep-best",
+    type=click.IntRange(min=0),
+    help="Likewise; 1 if left out.",
+)
+@click.option(
+    "--keep-every-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Likewise; none if left out.",
+)
+def command(
+    run: Path,
+    as_json: bool,
+    keep_last: int | None,
+    keep_best: int | None,
+    keep_every_seconds: float | None,
+) -> None:
     """List the checkpoints of the run directory RUN, oldest first.
 
-    Files are compared with the manifest by size; their content is not read.
+    Files are compared with the manifest by size; their content is not read. With any of
+    the --keep options, it is a dry run of what the next save would delete by them.
     """
     store = Store.open_for_reading(run)
     records, damaged = _sort(store)
     best = retention.best(records)
+    rules = (keep_last, keep_best, keep_every_seconds)
+    goes: list[str] | None = None
+    if rules != (None, None, None):
+        # Whatever is not this run's own is never deleted.
+        goes = retention.to_delete(
+            [record for record in records if record.run_id == store.run_id],
+            keep_last=3 if keep_last is None else keep_last,
+            keep_best=1 if keep_best is None else keep_best,
+            keep_every_seconds=keep_every_seconds,
+        )
     rows = [
-        _row(record, latest=record is records[-1], best=record is best)
+        _row(record, latest=record is records[-1], best=record is best, goes=goes)
         for record in records
     ]
-    aside = sorted(path.name for path in store.directory.glob("damaged-ckpt-*"))
+    aside = list(checkpoints.set_aside(store.directory))
     if as_json:
         wording.print_json(
             {
@@ -70,7 +103,9 @@ def _sort(
     return records, sorted(damaged, key=lambda pair: pair[0].name)
 
 
-def _row(record: CheckpointRecord, *, latest: bool, best: bool) -> dict[str, Any]:
+def _row(
+    record: CheckpointRecord, *, latest: bool, best: bool, goes: list[str] | None
+) -> dict[str, Any]:
     score = record.score
     saved_at = datetime.fromtimestamp(record.saved_at, timezone.utc)
     return {
@@ -90,6 +125,7 @@ def _row(record: CheckpointRecord, *, latest: bool, best: bool) -> dict[str, Any
         "latest": latest,
         "best": best,
         "finished": record.finished,
+        **({} if goes is None else {"would_delete": record.name in goes}),
     }
 
 
@@ -108,6 +144,7 @@ def _print(
         score = row["score"]
         saved_at = datetime.fromisoformat(row["saved_at"]).timestamp()
         marks = [mark for mark in ("latest", "best", "finished") if row[mark]]
+        marks += ["would be deleted"] if row.get("would_delete") else []
         table.add_row(
             row["name"],
             *(str(row[name]) for name in ("step", "epoch", "batch")),

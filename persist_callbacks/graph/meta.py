@@ -79,6 +79,14 @@ def from_meta(data: bytes, where: object) -> InferenceGraph:
         raise _damaged(where, f"{len(data)} bytes that are none") from error
     if not meta.graph_def.node:
         raise _damaged(where, "one without a graph")
+    try:
+        return _read(meta, where)
+    except (TypeError, ValueError, KeyError, IndexError, OverflowError) as error:
+        # What no graph has: types that are none, sizes below zero.
+        raise _damaged(where, f"one that makes no sense: {error}") from error
+
+
+def _read(meta: Any, where: object) -> InferenceGraph:
     graph_def = meta.graph_def
     signature = meta.signature_def.get(_SIGNATURE)
     order = _order(meta, signature, where)

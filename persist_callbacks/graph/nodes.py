@@ -5,6 +5,7 @@ The op registry has no public name; it is touched in `op_definition` alone.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
@@ -35,6 +36,17 @@ WITHOUT_STATE = {
 # TF1's loops and branches; there a control edge decides whether a node runs at all.
 OLD_CONTROL_FLOW = frozenset(
     {"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefEnter"}
+)
+
+# Digits of a port: more than any node has outputs.
+_LONGEST_PORT = 10
+
+# Files, Python, other processes: what arithmetic needs none of.
+_OUTSIDE = re.compile(
+    r"(Read|Write)File|MatchingFiles|(Eager)?PyFunc(Stateless)?|ImmutableConst"
+    r"|FixedUnigramCandidateSampler|(En|De)codeProto(V2)?|Debug(Identity|Nan|Numeric).*"
+    r"|Save(V2|Slices)?|Restore(V2|Slice)?|MergeV2Checkpoints|LoadAndRemapMatrix"
+    r"|GenerateVocabRemapping|.*Reader(V2)?|.*Dataset(V\d)?|RemoteCall|_?(Host)?(Send|Recv)"
 )
 
 
@@ -72,6 +84,17 @@ def keeps_state(node: Any) -> bool:
     )
 
 
+def reaches_out(node: Any) -> bool:
+    """Whether running a node reads or writes files, or runs Python.
+
+    Args:
+        node: a NodeDef.
+    """
+    if node.op == "PrintV2":
+        return bool(node.attr["output_stream"].s.startswith(b"file:"))
+    return _OUTSIDE.fullmatch(node.op) is not None
+
+
 def variable_key(node: Any) -> str:
     """Return a variable node's checkpoint key: its shared name, or else its own.
 
@@ -94,7 +117,9 @@ def split(reference: str) -> tuple[str, int]:
     if reference.startswith("^"):
         return reference[1:], -1
     name, *port = reference.split(":")
-    return name, int(port[-1]) if port else 0
+    # What is no number is no port either: TensorFlow says so when it imports it.
+    is_port = port and port[-1].isdecimal() and len(port[-1]) < _LONGEST_PORT
+    return name, int(port[-1]) if is_port else 0
 
 
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:

@@ -135,7 +135,7 @@ def from_json(data: bytes, where: object) -> Signature:
                 advice="Install a newer persist_callbacks.",
             )
         return msgspec.json.decode(data, type=Signature)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise NotAFrozenGraph(
             where, expected="a PB's signature", found=str(error), advice=advice
         ) from error

@@ -6,20 +6,33 @@ process that never loads it. Nothing here is synced to disk; `store` does that.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import os
-from collections.abc import Mapping, Sequence
+import struct
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from persist_callbacks.errors import CheckpointDamaged, SaveFailed, TensorNotFound
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import bundle_index
+from persist_callbacks.storage.layout import INDEX, LARGEST
+from persist_callbacks.storage.reading import read_plain
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
 # Object-based restore reads a variable under no other key than one that ends so.
 OBJECT_KEY_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
+
+# Tensors that are read in one go where all are to be read.
+_AT_ONCE = 8
+
+_MAX_CHECKPOINT_FILE = 2**24
+
+# Bytes of an entry in the index, its key aside.
+_ENTRY = 64
 
 _GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
 
@@ -67,6 +80,29 @@ def write(
         ) from error
 
 
+def expected_size(tensors: Mapping[str, Any]) -> int:
+    """Estimate the bytes that `write` takes: exact for the numbers, near for the rest.
+
+    Args:
+        tensors: as for `write`; what has no fixed size counts as little.
+    """
+    import numpy as np
+
+    size = 0
+    for key, value in tensors.items():
+        # Its entry in the index, which it may have under two names.
+        size += 2 * (len(key) + _ENTRY)
+        if value.dtype.name in ("string", "object"):
+            size += sum(
+                len(text) for text in np.ravel(value) if isinstance(text, bytes)
+            )
+        else:
+            # NumPy's name for it, and TensorFlow's, which has 0 for a variant.
+            each = getattr(value.dtype, "itemsize", None) or value.dtype.size
+            size += int(each) * math.prod(value.shape)
+    return size
+
+
 def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
     """Read some tensors of a CKPT.
 
@@ -84,6 +120,7 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
     """
     import tensorflow as tf
 
+    check_index(prefix)
     dtypes = _open(prefix).get_variable_to_dtype_map()
     for key in keys:
         if key not in dtypes:
@@ -109,6 +146,44 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
     return dict(zip(keys, values, strict=True))
 
 
+def scan(prefix: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
+    """Read every tensor of a CKPT, and so check its checksum, a few at a time.
+
+    TensorFlow's own are among them; a second key of a tensor is left out.
+
+    Yields:
+        Key and eager CPU tensor.
+
+    Raises:
+        CheckpointDamaged: the files are missing, cut or changed.
+    """
+    check_index(prefix)
+    index = read_plain(Path(f"{os.fspath(prefix)}.index"), limit=LARGEST[INDEX])
+    first: dict[bytes, str] = {}
+    for key, entry in bundle_index.entries(index).items():
+        name = key.decode(errors="replace")
+        # Ours is the shorter one of the two.
+        if key and len(first.get(entry, name)) >= len(name):
+            first[entry] = name
+    names = sorted(first.values())
+    for begin in range(0, len(names), _AT_ONCE):
+        yield from read(prefix, names[begin : begin + _AT_ONCE]).items()
+
+
+def is_finite(value: Any) -> bool:
+    """Whether no number of a tensor is NaN or infinite; what holds none passes."""
+    import tensorflow as tf
+
+    if not (value.dtype.is_floating or value.dtype.is_complex):
+        return True
+    if value.dtype.is_complex:
+        return is_finite(tf.math.real(value)) and is_finite(tf.math.imag(value))
+    if value.dtype.size < 2:
+        # The kernel does not know the eight-bit ones.
+        value = tf.cast(value, tf.float32)
+    return bool(tf.reduce_all(tf.math.is_finite(value)))
+
+
 def variables(prefix: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
     """List what a CKPT holds.
 
@@ -120,6 +195,7 @@ def variables(prefix: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
     Raises:
         CheckpointDamaged: the index is missing or cannot be read.
     """
+    check_index(prefix)
     reader = _open(prefix)
     shapes = reader.get_variable_to_shape_map()
     dtypes = reader.get_variable_to_dtype_map()
@@ -135,7 +211,7 @@ def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
     """Prefix of the newest CKPT of a folder according to TensorFlow's own file.
 
     That file often names absolute paths of the machine that wrote it; where such a
-    path leads nowhere, the same name in this folder is taken.
+    path leads nowhere or out of the folder, the same name in this folder is taken.
 
     Returns:
         None where there is no ``checkpoint`` file, or what it names is not there.
@@ -144,18 +220,71 @@ def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
 
     base = Path(folder)
     try:
+        read_plain(base / "checkpoint", limit=_MAX_CHECKPOINT_FILE)
         state = tf.train.get_checkpoint_state(os.fspath(base))
-    except ValueError:
-        # TensorFlow's answer to a file that names no path.
+    except (OSError, ValueError, tf.errors.OpError):
+        # A ValueError is TensorFlow's answer to a file that names no path.
         return None
     if state is None:
         return None
     named = Path(state.model_checkpoint_path)
     candidates = (named, base / named.parent.name / named.name, base / named.name)
     for candidate in candidates:
-        if candidate.with_name(f"{candidate.name}.index").is_file():
-            return os.fspath(candidate)
+        index = candidate.parent / f"{candidate.name}.index"
+        with contextlib.suppress(OSError, ValueError):
+            is_inside = index.resolve().is_relative_to(base.resolve())
+            if is_inside and index.is_file():
+                return os.fspath(candidate)
     return None
+
+
+def check_index(prefix: str | os.PathLike[str]) -> None:
+    """Compare what the index says of each tensor with the shards there are.
+
+    TensorFlow reserves the memory that the index asks for before it looks at the data.
+
+    Raises:
+        CheckpointDamaged: a tensor would lie outside its shard, or need more memory
+            than it has data.
+    """
+    import tensorflow as tf
+    from google.protobuf.message import DecodeError
+    from tensorflow.core.protobuf import tensor_bundle_pb2 as protos
+
+    where = index_name = f"{_short(prefix)}.index"
+    path = Path(f"{os.fspath(prefix)}.index")
+    try:
+        entries = bundle_index.entries(read_plain(path, limit=LARGEST[INDEX]))
+        header = protos.BundleHeaderProto.FromString(entries.pop(b"", b""))
+        for key, value in entries.items():
+            where = index_name
+            entry = protos.BundleEntryProto.FromString(value)
+            if entry.slices:
+                # A partitioned variable: its parts have entries of their own.
+                continue
+            if not 0 <= entry.shard_id < header.num_shards:
+                raise ValueError(f"no shard {entry.shard_id}, where {key!r} is to be")
+            dims = [dim.size for dim in entry.shape.dim]
+            count = math.prod(dims) if min(dims, default=0) >= 0 else -1
+            each = tf.as_dtype(entry.dtype).size
+            fits = entry.size == count * each if each else count <= entry.size
+            if count < 0 or not fits:
+                raise ValueError(f"{entry.size} bytes for shape {dims} of {key!r}")
+            shard = f".data-{entry.shard_id:05d}-of-{header.num_shards:05d}"
+            where = f"{_short(prefix)}{shard}"
+            end = entry.offset + entry.size
+            size = path.with_name(f"{path.stem}{shard}").stat().st_size
+            if min(entry.offset, entry.size) < 0 or end > size:
+                raise ValueError(f"{size} bytes, {key!r} ends at {end}")
+    except (
+        ValueError,
+        TypeError,
+        IndexError,
+        DecodeError,
+        OSError,
+        struct.error,
+    ) as error:
+        raise _damaged(where, error) from error
 
 
 def _open(prefix: str | os.PathLike[str]) -> Any:
@@ -164,7 +293,13 @@ def _open(prefix: str | os.PathLike[str]) -> Any:
     try:
         return tf.train.load_checkpoint(os.fspath(prefix))
     # Which of these it is depends on the kind of damage and on TensorFlow's version.
-    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
+    except (
+        tf.errors.OpError,
+        IndexError,
+        ValueError,
+        RuntimeError,
+        MemoryError,
+    ) as error:
         raise _damaged(f"{_short(prefix)}.index", error) from error
 
 

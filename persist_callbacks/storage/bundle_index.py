@@ -32,12 +32,23 @@ def add_names(index: Path, names: Mapping[str, str]) -> None:
     Raises:
         ValueError: the file is not such a table, or a key is not in it.
     """
-    entries = dict(_entries(index.read_bytes()))
+    found = entries(index.read_bytes())
     for further, key in names.items():
-        if key.encode() not in entries:
+        if key.encode() not in found:
             raise ValueError(f"{index}: no tensor {key!r}")
-        entries[further.encode()] = entries[key.encode()]
-    index.write_bytes(_table(entries))
+        found[further.encode()] = found[key.encode()]
+    index.write_bytes(_table(found))
+
+
+def entries(table: bytes) -> dict[bytes, bytes]:
+    """Read all entries of an ``.index``: serialised protocol buffers by key.
+
+    The one under the empty key is the header.
+
+    Raises:
+        ValueError, IndexError, struct.error: the bytes are not such a table.
+    """
+    return dict(_entries(table))
 
 
 def _entries(table: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -124,6 +135,8 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, at
         shift += 7
+        if shift > 63:
+            raise ValueError("a number of more than 64 bits")
 
 
 def _number(value: int) -> bytes:

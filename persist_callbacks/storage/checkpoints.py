@@ -1,23 +1,32 @@
 """The checkpoints of a run directory, seen by a reader: list, find, newest sound.
 
-Safe while another process writes: what vanishes while it is read was pruned, and is
-not called damaged.
+Safe while another process writes: what vanishes while it is read was pruned, what
+changes was replaced by another of the same step, and neither is called damaged.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from persist_callbacks.errors import (
+    CheckpointDamaged,
     CheckpointNotFound,
     FormatTooNew,
     NoSoundCheckpoint,
     PersistError,
+    UnreadableFile,
 )
 from persist_callbacks.records import CheckpointRecord
-from persist_callbacks.storage import layout, manifest, retention, run_directory
+from persist_callbacks.storage import (
+    journal,
+    layout,
+    manifest,
+    retention,
+    run_directory,
+)
 from persist_callbacks.storage.layout import MANIFEST, PREFIX, REPLACED
 
 _SURVEYS = 10
@@ -54,6 +63,10 @@ class Sound:
     passed_over: tuple[tuple[Path, PersistError], ...] = ()
 
 
+class Vanished(Exception):
+    """A checkpoint was pruned while it was read."""
+
+
 Found = Committed | tuple[Path, PersistError]
 
 
@@ -70,7 +83,7 @@ def survey(directory: Path) -> list[Found]:
             try:
                 found.append(read(folder))
             except PersistError as error:
-                if folder.exists():
+                if os.path.lexists(folder):
                     found.append((folder, error))
         if len(found) == len(folders):
             break
@@ -96,37 +109,106 @@ def newest_sound(directory: Path) -> Sound:
     """Find the newest checkpoint to go on from, reading every byte of it.
 
     Raises:
-        NoSoundCheckpoint: there are checkpoints, all damaged.
+        NoSoundCheckpoint: there are checkpoints, all damaged or set aside as such.
         FormatTooNew: one that is newer than the newest sound one was written by a
             newer persist_callbacks; going back behind it would lose work.
     """
+    for _ in range(_SURVEYS):
+        with contextlib.suppress(Vanished):
+            return _newest_sound(directory)
+    raise _restless(directory)
+
+
+def _newest_sound(directory: Path) -> Sound:
     passed_over: list[tuple[Path, PersistError]] = []
     for found in reversed(survey(directory)):
         if isinstance(found, Committed):
             path = found.path
             try:
-                manifest.validate(path, checksums=True)
-                return Sound(found, tuple(passed_over))
+                return Sound(validate(path), tuple(passed_over))
             except PersistError as error:
                 failure = error
         else:
             path, failure = found
         if isinstance(failure, FormatTooNew):
             raise failure
-        if path.exists():
-            passed_over.append((path, failure))
-    if passed_over:
+        passed_over.append((path, failure))
+    reasons = [str(error) for _, error in passed_over]
+    # Nobody is to train for hours before finding out that the run began at zero.
+    reasons += [
+        f"{name}: set aside: {reason}" for name, reason in set_aside(directory).items()
+    ]
+    if reasons:
         raise NoSoundCheckpoint(
             directory,
             expected="at least one sound checkpoint",
-            found="; ".join(str(error) for _, error in passed_over),
-            advice="Restore one from a copy, or train anew in another directory.",
+            found="; ".join(reasons),
+            advice="Restore one from a copy; to begin at zero, move these away or give "
+            "another directory.",
         )
     return Sound(None)
 
 
+def set_aside(directory: Path) -> dict[str, str]:
+    """Name the checkpoints that were set aside as damaged, with the reason if noted."""
+    aside = sorted(path.name for path in directory.glob(f"{layout.ASIDE}ckpt-*"))
+    reasons: dict[str, str] = {}
+    if aside:
+        with contextlib.suppress(UnreadableFile):
+            for event in journal.read(directory):
+                if event.get("event") == "set aside":
+                    reasons[str(event.get("kept_as"))] = str(event.get("reason"))
+    return {name: reasons.get(name, "the journal does not say why") for name in aside}
+
+
+def validate(folder: Path) -> Committed:
+    """Read every byte of a checkpoint.
+
+    Raises:
+        CheckpointDamaged: the first thing found that is not as it should be.
+        FormatTooNew: it was written by a newer persist_callbacks.
+        Vanished: it was pruned meanwhile.
+    """
+    for _ in range(_SURVEYS):
+        before = _identity(folder)
+        try:
+            described = manifest.validate(folder, checksums=True)
+            return Committed(folder, manifest.to_record(described, folder))
+        except CheckpointDamaged:
+            after = _identity(folder)
+            if after is None:
+                raise Vanished from None
+            if after == before:
+                raise
+    raise Vanished
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(folder)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _restless(directory: Path) -> CheckpointNotFound:
+    return CheckpointNotFound(
+        directory,
+        expected="a checkpoint that stays while it is read",
+        found=f"that each was pruned meanwhile, {_SURVEYS} times",
+        advice="Keep more of them (keep_last), or ask again.",
+    )
+
+
 def find(directory: Path, selector: str | int | Path) -> Committed:
     """Find one checkpoint and read every byte of it; see `Store.find`."""
+    for _ in range(_SURVEYS):
+        with contextlib.suppress(Vanished):
+            return _find(directory, selector)
+    raise _not_found(directory, selector)
+
+
+def _find(directory: Path, selector: str | int | Path) -> Committed:
     found: Committed | None
     if selector == "latest":
         found = newest_sound(directory).committed
@@ -138,9 +220,7 @@ def find(directory: Path, selector: str | int | Path) -> Committed:
         found = _at(directory, selector)
     if found is None:
         raise _not_found(directory, selector)
-    if selector != "latest":
-        manifest.validate(found.path, checksums=True)
-    return found
+    return found if selector == "latest" else validate(found.path)
 
 
 def _folders(directory: Path) -> list[Path]:
@@ -149,7 +229,8 @@ def _folders(directory: Path) -> list[Path]:
     for path in sorted(directory.iterdir()):
         step = layout.step_of(path.name.removesuffix(REPLACED))
         # The plain name sorts first: it replaces the one that is called replaced.
-        if step is not None and step not in steps and path.is_dir():
+        # Whatever has a checkpoint's name, or readers would begin at zero beside it.
+        if step is not None and step not in steps:
             steps[step] = path
     return [steps[step] for step in sorted(steps)]
 
@@ -168,7 +249,7 @@ def _at(directory: Path, selector: str | int | Path) -> Committed | None:
             path = path.parent
         if not (path / MANIFEST).exists():
             return None
-    return read(path) if path.is_dir() else None
+    return read(path) if os.path.lexists(path) else None
 
 
 def _not_found(directory: Path, selector: object) -> CheckpointNotFound:

@@ -20,6 +20,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from persist_callbacks.storage.reading import NO_TRAPS
+
 if sys.platform != "win32":
     import fcntl
 
@@ -119,7 +121,8 @@ def append_line(path: Path, line: str) -> None:
     Lines of other threads or processes are never interleaved with this one.
     """
     is_new = not path.exists()
-    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT
+    # A link in its place could lead to any file of the user's.
+    flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | NO_TRAPS
     descriptor = os.open(path, flags, 0o666)
     try:
         size = os.fstat(descriptor).st_size

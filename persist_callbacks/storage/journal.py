@@ -9,9 +9,13 @@ from typing import Any
 
 import msgspec
 
+from persist_callbacks.errors import UnreadableFile
 from persist_callbacks.storage import durable
+from persist_callbacks.storage.reading import read_plain
 
 NAME = "journal.jsonl"
+# Some million events.
+_MAX_BYTES = 2**28
 
 
 def append(directory: Path, event: str, run_id: str, fields: dict[str, Any]) -> None:
@@ -34,18 +38,29 @@ def append(directory: Path, event: str, run_id: str, fields: dict[str, Any]) -> 
 
 
 def read(directory: Path) -> list[dict[str, Any]]:
-    """Read all events, oldest first; lines that a crash cut short are left out."""
+    """Read all events, oldest first; lines that a crash cut short are left out.
+
+    Raises:
+        UnreadableFile: it is there and cannot be read.
+    """
     try:
-        lines = (directory / NAME).read_bytes().splitlines()
+        lines = read_plain(directory / NAME, limit=_MAX_BYTES).splitlines()
     except FileNotFoundError:
         return []
+    except OSError as error:
+        raise UnreadableFile(
+            directory / NAME,
+            expected=f"a plain file of at most {_MAX_BYTES} bytes",
+            found=error.strerror or str(error),
+            advice="Move it aside: a run goes on without its journal.",
+        ) from error
     return [entry for entry in map(_parse, lines) if entry is not None]
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
     try:
         return msgspec.json.decode(line, type=dict[str, Any])
-    except (msgspec.MsgspecError, UnicodeDecodeError):
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 

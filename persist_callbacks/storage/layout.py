@@ -13,6 +13,13 @@ MANIFEST = "manifest.json"
 # Touched by whoever wants a checkpoint of a run that is under way.
 SAVE = "SAVE"
 
+# Bytes beyond which nobody reads a file of that name into memory; of .meta a protocol
+# buffer's own limit. The tensors' shards have none.
+LARGEST = {INDEX: 2**30, META: 2**31 - 1, STATE: 2**28}
+
+# A damaged checkpoint that was put out of the readers' way bears its name after this.
+ASIDE = "damaged-"
+
 # A checkpoint that is being replaced by another of the same step bears this ending
 # until the other one has its name: two folders cannot be swapped in one go.
 REPLACED = ".replaced"

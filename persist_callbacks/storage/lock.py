@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import socket
-import weakref
 from pathlib import Path
 
 import filelock
@@ -12,13 +11,11 @@ import msgspec
 
 from persist_callbacks.errors import RunLocked
 from persist_callbacks.storage import durable
+from persist_callbacks.storage.reading import read_plain
 
 _LOCK = ".lock"
 _OWNER = ".lock-owner"
-
-
-# The locks that this process has taken, by real path.
-_taken: weakref.WeakValueDictionary[str, RunLock] = weakref.WeakValueDictionary()
+_MAX_OWNER = 4096
 
 
 class Owner(msgspec.Struct, frozen=True):
@@ -55,7 +52,7 @@ class RunLock:
                 found=_describe(_read_owner(directory)),
                 advice="Stop it, or give this run another directory.",
             ) from None
-        _taken[os.path.realpath(directory)] = self
+        self._file = _identity(directory / _LOCK)
         owner = Owner(os.getpid(), socket.gethostname())
         try:
             durable.replace_file(directory / _OWNER, msgspec.json.encode(owner))
@@ -68,22 +65,32 @@ class RunLock:
         """Whether the lock is still held."""
         return self._lock.is_locked
 
+    def is_in_place(self) -> bool:
+        """Whether whoever comes next meets this lock: its file is still the one there.
+
+        A file that was deleted, with its directory say, keeps nobody out any more.
+        """
+        return self.held and _identity(self._lock.lock_file) == self._file
+
     def release(self) -> None:
         """Let others write; more than once is no error."""
         self._lock.release(force=True)
 
 
-def release_own(directory: Path) -> None:
-    """Release the lock of a run directory if this very process holds it."""
-    taken = _taken.get(os.path.realpath(directory))
-    if taken is not None:
-        taken.release()
+def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+    try:
+        status = os.lstat(path)
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _read_owner(directory: Path) -> Owner | None:
     try:
-        return msgspec.json.decode((directory / _OWNER).read_bytes(), type=Owner)
-    except (OSError, msgspec.MsgspecError):
+        return msgspec.json.decode(
+            read_plain(directory / _OWNER, limit=_MAX_OWNER), type=Owner
+        )
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Taken an instant ago, its owner not written yet.
         return None
 

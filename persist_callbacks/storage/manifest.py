@@ -8,8 +8,6 @@ no flipped bit anywhere in the folder goes unseen.
 from __future__ import annotations
 
 import math
-import os
-import stat
 from collections.abc import Mapping
 from datetime import datetime, timezone
 from pathlib import Path
@@ -20,15 +18,16 @@ import xxhash
 
 from persist_callbacks.errors import CheckpointDamaged, FormatTooNew
 from persist_callbacks.records import CheckpointRecord, Position, Score
+from persist_callbacks.storage import checkpoint_files as on_disk
 from persist_callbacks.storage import layout
 from persist_callbacks.storage.layout import MANIFEST
+from persist_callbacks.storage.reading import read_plain
 
 FORMAT: Final = "persist_callbacks checkpoint"
 VERSION: Final = 1
 
 _MAX_BYTES = 16 * 1024**2
 _BLOCK = 4 * 1024**2
-_GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Checksum = Annotated[str, msgspec.Meta(pattern="^xxh3_128:[0-9a-f]{32}$")]
@@ -140,14 +139,14 @@ def decode(data: bytes, where: str) -> Manifest:
             where,
             expected=f"a {FORMAT} manifest",
             found=f"something else: {error}",
-            advice=_GO_BACK,
+            advice=on_disk.GO_BACK,
         ) from error
     if manifest.checksum != _own_checksum(manifest):
         raise CheckpointDamaged(
             where,
             expected=f"fields with the checksum {manifest.checksum!r}",
             found=f"{_own_checksum(manifest)!r}: the manifest was changed",
-            advice=_GO_BACK,
+            advice=on_disk.GO_BACK,
         )
     return manifest
 
@@ -161,18 +160,12 @@ def read(folder: Path) -> Manifest:
         FormatTooNew: it was written by a newer persist_callbacks.
     """
     where = f"{folder.name}/{MANIFEST}"
-    found = _plain_file_size(folder, MANIFEST)
-    if found > _MAX_BYTES:
-        raise CheckpointDamaged(
-            where,
-            expected=f"at most {_MAX_BYTES} bytes",
-            found=str(found),
-            advice=_GO_BACK,
-        )
+    on_disk.require_folder(folder)
+    on_disk.require_within(where, on_disk.plain_file_size(folder, MANIFEST), _MAX_BYTES)
     try:
-        data = (folder / MANIFEST).read_bytes()
+        data = read_plain(folder / MANIFEST, limit=_MAX_BYTES)
     except OSError as error:
-        raise _unreadable(where, error) from error
+        raise on_disk.unreadable(where, error) from error
     manifest = decode(data, where)
     step = layout.step_of(folder.name)
     if step is not None and step != manifest.step:
@@ -201,30 +194,32 @@ def validate(folder: Path, *, checksums: bool) -> Manifest:
     """
     manifest = read(folder)
     _check_names(folder, manifest.files)
+    _check_unlisted(folder, manifest.files)
     for name, entry in manifest.files.items():
         where = f"{folder.name}/{name}"
-        size = _plain_file_size(folder, name)
+        size = on_disk.plain_file_size(folder, name)
         if size != entry.size:
             state = "cut short" if size < entry.size else "longer than it was written"
             raise CheckpointDamaged(
                 where,
                 expected=f"{entry.size} bytes",
                 found=f"{size}: the file is {state}",
-                advice=_GO_BACK,
+                advice=on_disk.GO_BACK,
             )
+        on_disk.require_within(where, size, layout.LARGEST.get(name))
     if checksums:
         for name, entry in manifest.files.items():
             where = f"{folder.name}/{name}"
             try:
                 actual = checksum(folder / name)
             except OSError as error:
-                raise _unreadable(where, error) from error
+                raise on_disk.unreadable(where, error) from error
             if actual != entry.checksum:
                 raise CheckpointDamaged(
                     where,
                     expected=f"checksum {entry.checksum}",
                     found=f"{actual}: its content was changed",
-                    advice=_GO_BACK,
+                    advice=on_disk.GO_BACK,
                 )
     return manifest
 
@@ -291,33 +286,21 @@ def _check_names(folder: Path, files: Mapping[str, FileEntry]) -> None:
                 f"{folder.name}/{MANIFEST}",
                 expected=f"an entry for {name}",
                 found="none",
-                advice=_GO_BACK,
+                advice=on_disk.GO_BACK,
             )
 
 
-def _plain_file_size(folder: Path, name: str) -> int:
-    where = f"{folder.name}/{name}"
+def _check_unlisted(folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Refuse what would be read by its name, and nobody vouches for: a graph, say."""
     try:
-        status = os.lstat(folder / name)
-    except FileNotFoundError:
-        raise CheckpointDamaged(
-            where, expected="a file", found="nothing", advice=_GO_BACK
-        ) from None
+        names = sorted(path.name for path in folder.iterdir())
     except OSError as error:
-        raise _unreadable(where, error) from error
-    if not stat.S_ISREG(status.st_mode):
-        # A link could lead out of the folder, and is not what was checksummed.
-        kind = "a link" if stat.S_ISLNK(status.st_mode) else "no plain file"
-        raise CheckpointDamaged(
-            where, expected="a plain file", found=kind, advice=_GO_BACK
-        )
-    return status.st_size
-
-
-def _unreadable(where: str, error: OSError) -> CheckpointDamaged:
-    return CheckpointDamaged(
-        where,
-        expected="a readable file",
-        found=error.strerror or str(error),
-        advice="Check the permissions and the disk.",
-    )
+        raise on_disk.unreadable(folder.name, error) from error
+    for name in names:
+        if layout.is_file_name(name) and name not in files:
+            raise CheckpointDamaged(
+                f"{folder.name}/{name}",
+                expected="only files that the manifest lists",
+                found="one that it does not",
+                advice="Move that file out of the checkpoint.",
+            )

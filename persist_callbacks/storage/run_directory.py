@@ -20,10 +20,13 @@ from persist_callbacks.errors import (
     PersistError,
 )
 from persist_callbacks.storage import durable, layout, manifest
+from persist_callbacks.storage.reading import read_plain
 
 RUN = "run.json"
 FORMAT: Final = "persist_callbacks run"
 VERSION: Final = 1
+
+_MAX_BYTES = 2**20
 
 _ELSEWHERE = "Give an empty folder or one that does not exist yet."
 # What other callbacks and shells put into a run directory before the first save.
@@ -38,6 +41,8 @@ _HARMLESS = (
     "*.out",
     "*.err",
     "events.out.tfevents*",
+    # All there is where a process died while it wrote another in its place.
+    f"damaged-{RUN}*",
 )
 
 
@@ -105,28 +110,28 @@ def require_run(directory: Path) -> None:
     """Test that a run has begun in a directory.
 
     Raises:
-        CheckpointNotFound: the directory does not exist or is empty.
+        CheckpointNotFound: the directory does not exist, or no run has begun in it.
         NotARunDirectory: it is a file, or holds something else than a run.
         FormatTooNew: a newer persist_callbacks has begun the run.
     """
     advice = "Give the directory that PeriodicCheckpoint writes to."
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+    there = directory.exists()
+    if not there or (directory.is_dir() and not any(directory.iterdir())):
         raise CheckpointNotFound(
             directory,
             expected="a run directory",
-            found="an empty folder" if directory.exists() else "nothing",
+            found="an empty folder" if there else "nothing",
             advice=advice,
         )
-    is_run = directory.is_dir() and is_ours(directory)
-    if not is_run and directory.is_dir() and _something_else(directory) is None:
-        # A run that died in its first moments leaves as much as this.
-        raise CheckpointNotFound(
-            directory,
-            expected="a run directory",
-            found="a folder without a run, and with nothing that is in its way",
-            advice=advice,
-        )
-    if not is_run:
+    if not directory.is_dir() or not is_ours(directory):
+        if directory.is_dir() and _something_else(directory) is None:
+            # A run may have ended before it could say whose directory this is.
+            raise CheckpointNotFound(
+                directory,
+                expected="a run directory",
+                found="a folder in which no run has begun",
+                advice=advice,
+            )
         raise NotARunDirectory(
             directory,
             expected=f"a run directory, with {RUN} or checkpoints",
@@ -156,7 +161,7 @@ def read_run(directory: Path) -> RunInfo | None:
         FormatTooNew: a newer persist_callbacks has written it.
     """
     try:
-        data = (directory / RUN).read_bytes()
+        data = read_plain(directory / RUN, limit=_MAX_BYTES)
         header = msgspec.json.decode(data, type=_Header)
         if header.format == FORMAT and header.version > VERSION:
             raise FormatTooNew(
@@ -166,7 +171,7 @@ def read_run(directory: Path) -> RunInfo | None:
                 advice="Upgrade persist_callbacks to go on with this run.",
             )
         return msgspec.json.decode(data, type=RunInfo)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
 
 
@@ -221,7 +226,9 @@ def _folders(directory: Path) -> list[Path]:
     return [
         path
         for path in sorted(directory.iterdir())
-        if layout.step_of(path.name) is not None and path.is_dir()
+        if layout.step_of(path.name) is not None
+        and path.is_dir()
+        and not path.is_symlink()
     ]
 
 

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from persist_callbacks.errors import SaveFailed
-from persist_callbacks.storage import durable, layout
+from persist_callbacks.errors import (
+    CheckpointDamaged,
+    FormatTooNew,
+    PersistError,
+    SaveFailed,
+)
+from persist_callbacks.storage import durable, layout, manifest, run_directory
 from persist_callbacks.storage.layout import PREFIX, REPLACED
+
+_OF_SAVES = (".staged-", ".trash-")
 
 
 @dataclass(frozen=True)
@@ -43,19 +51,24 @@ class Staged:
             durable.write_file(self.path / name, data)
 
 
-def publish(staged: Path, final: Path) -> None:
+def publish(staged: Path, final: Path, run_id: str) -> None:
     """Give a staged folder its name, which another checkpoint may have now.
 
     At every instant readers find either the old checkpoint of that step, under its
     name or with the ending `REPLACED`, or the new one; the new one on return.
+
+    Args:
+        staged: a whole checkpoint.
+        final: its path; what lies there is this run's.
+        run_id: of this run.
     """
     if not final.exists():
         durable.publish_folder(staged, final)
         return
     replaced = final.with_name(final.name + REPLACED)
-    if replaced.exists():
+    if os.path.lexists(replaced):
         # An earlier swap came as far as the new name and failed at clearing up.
-        durable.remove_folder(replaced)
+        _remove_replaced(replaced, run_id)
     durable.move_aside(final, replaced)
     try:
         durable.publish_folder(staged, final)
@@ -66,16 +79,85 @@ def publish(staged: Path, final: Path) -> None:
     durable.remove_folder(replaced)
 
 
-def finish_swaps(directory: Path) -> None:
-    """Complete or undo what a crash left of replacing a checkpoint by another."""
+def finish_swaps(directory: Path, run_id: str | None) -> None:
+    """Complete or undo what a crash left of replacing a checkpoint by another.
+
+    Args:
+        directory: the run directory.
+        run_id: of the run; None if nothing says so.
+    """
     for replaced in list(directory.glob(f"ckpt-*{REPLACED}")):
         final = replaced.with_name(replaced.name.removesuffix(REPLACED))
         if layout.step_of(final.name) is None:
             continue
-        if final.exists():
-            durable.remove_folder(replaced)
-        else:
+        if not os.path.lexists(final):
             durable.move_aside(replaced, final)
+            continue
+        # One of a newer format is for a newer version to judge.
+        with contextlib.suppress(FormatTooNew):
+            if _is_sound(final):
+                _remove_replaced(replaced, run_id)
+            else:
+                # The old one is all that is left of that step.
+                _move_aside(final)
+                durable.move_aside(replaced, final)
+
+
+def _is_sound(folder: Path) -> bool:
+    try:
+        manifest.validate(folder, checksums=True)
+    except CheckpointDamaged:
+        return False
+    return True
+
+
+def _remove_replaced(replaced: Path, run_id: str | None) -> None:
+    """Delete what was replaced; put aside what this run did not write."""
+    try:
+        is_own = manifest.read(replaced).run_id == run_id
+    except PersistError:
+        is_own = False
+    if is_own:
+        durable.remove_folder(replaced)
+        return
+    _move_aside(replaced)
+
+
+def _move_aside(path: Path) -> None:
+    name = f"{layout.ASIDE}{path.name}"
+    durable.move_aside(path, run_directory.free_name(path.parent, name))
+
+
+def require_space(folder: Path, needs: int) -> None:
+    """Refuse to begin what the disk has no room for, before anything is written.
+
+    A quota, or what others write meanwhile, is found out by writing all the same.
+
+    Args:
+        folder: on the disk in question.
+        needs: bytes.
+
+    Raises:
+        SaveFailed: the disk has fewer.
+    """
+    free = shutil.disk_usage(folder).free
+    if free < needs:
+        raise SaveFailed(
+            folder,
+            expected=f"{needs:,} bytes of free space for the next checkpoint",
+            found=f"{free:,}",
+            advice="Make room, or keep fewer checkpoints (keep_last).",
+        )
+
+
+def sweep(directory: Path) -> None:
+    """Delete what failed saves have left and could not delete themselves then.
+
+    Only what saves make: another thread may be writing a file of its own beside them.
+    """
+    for entry in list(directory.iterdir()):
+        if entry.name.startswith(_OF_SAVES) and durable.is_leftover(entry.name):
+            durable.remove_leftover(entry)
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.records import CheckpointRecord, Position, Score
 from persist_callbacks.storage import (
     checkpoint_file,
+    checkpoint_files,
     checkpoints,
     durable,
     journal,
@@ -30,6 +31,7 @@ from persist_callbacks.storage import (
     manifest,
     run_directory,
     staging,
+    upkeep,
 )
 from persist_callbacks.storage.checkpoints import Committed, Sound
 from persist_callbacks.storage.layout import MANIFEST, META, PREFIX, STATE
@@ -37,6 +39,10 @@ from persist_callbacks.storage.run_directory import RUN, check_directory
 from persist_callbacks.storage.staging import Staged, saving
 
 JOURNAL = journal.NAME
+
+# What a save takes beside its own files: two small ones written anew, and the blocks of
+# the folders.
+_SLACK = 64 * 1024
 
 __all__ = [
     "JOURNAL",
@@ -63,11 +69,16 @@ class Store:
     check_directory = staticmethod(check_directory)
 
     def __init__(
-        self, directory: Path, run_id: str, own_lock: lock.RunLock | None
+        self,
+        directory: Path,
+        run_id: str,
+        own_lock: lock.RunLock | None,
+        versions: Mapping[str, str] | None = None,
     ) -> None:
         self.directory = directory
         self.run_id = run_id
         self._lock = own_lock
+        self._versions = dict(versions or {})
 
     @classmethod
     def open_for_reading(cls, directory: str | os.PathLike[str]) -> Store:
@@ -81,7 +92,7 @@ class Store:
         path = run_directory.absolute(directory)
         run_directory.require_run(path)
         run = run_directory.read_run(path)
-        run_id = run.run_id if run is not None else _newest_run_id(path)
+        run_id = run.run_id if run is not None else upkeep.newest_run_id(path)
         return cls(path, run_id or "", None)
 
     @classmethod
@@ -90,15 +101,12 @@ class Store:
         directory: str | os.PathLike[str],
         *,
         versions: Mapping[str, str] | None = None,
-        take_over: bool = False,
     ) -> Store:
         """Open or create a run directory, lock it, and sweep what a crash left.
 
         Args:
             directory: the run directory.
             versions: of the software that writes, by name, for ``run.json``.
-            take_over: close a store that this very process still has open on the
-                directory, as after `fit` was interrupted in a notebook.
 
         Raises:
             NotARunDirectory: the directory holds something else than a run.
@@ -110,13 +118,11 @@ class Store:
         check_directory(path)
         with _refusing(path):
             durable.make_folder(path)
-            if take_over:
-                lock.release_own(path)
             own_lock = lock.RunLock(path)
         try:
             with _refusing(path):
-                run = _recover(path, versions or {})
-                store = cls(path, run.run_id, own_lock)
+                run = upkeep.recover(path, versions or {})
+                store = cls(path, run.run_id, own_lock, versions)
                 if store.checkpoints():
                     store._announce()
         except BaseException:
@@ -177,15 +183,22 @@ class Store:
         return checkpoints.find(self.directory, selector)
 
     def load_state(self, committed: Committed) -> bytes:
-        """Read the training state of a checkpoint."""
-        return (committed.path / STATE).read_bytes()
+        """Read the training state of a checkpoint.
+
+        Raises:
+            CheckpointDamaged: it cannot be read.
+        """
+        return checkpoint_files.read_file(committed.path, STATE)
 
     def load_meta(self, committed: Committed) -> bytes | None:
-        """Read the MetaGraphDef of a checkpoint; None where it was saved without."""
-        try:
-            return (committed.path / META).read_bytes()
-        except FileNotFoundError:
+        """Read the MetaGraphDef of a checkpoint; None where it was saved without.
+
+        Raises:
+            CheckpointDamaged: it cannot be read.
+        """
+        if not os.path.lexists(committed.path / META):
             return None
+        return checkpoint_files.read_file(committed.path, META)
 
     def journal(self) -> list[dict[str, Any]]:
         """Read what happened to the run, oldest first."""
@@ -204,15 +217,30 @@ class Store:
             durable.remove_file(path)
         return True
 
-    def stage(self, step: int) -> Staged:
+    def stage(self, step: int, *, needs: int = 0) -> Staged:
         """Begin a checkpoint.
 
+        A run directory that was deleted meanwhile is made again, and leftovers of
+        saves that have failed are swept.
+
+        Args:
+            step: training steps done.
+            needs: bytes that it is expected to take on disk.
+
         Raises:
-            SaveFailed: the folder could not be created.
+            SaveFailed: the folder could not be created, or there is no room.
+            RunLocked: the directory was deleted, and another process has made it anew.
+            ForeignCheckpoint: the same, and that run has ended.
         """
         self._require_lock()
         name = durable.passing_name("staged", layout.folder_name(step))
         with saving(self.directory / name):
+            assert self._lock is not None
+            self._lock = upkeep.see_to_directory(
+                self.directory, self._lock, self.run_id, self._versions
+            )
+            staging.sweep(self.directory)
+            staging.require_space(self.directory, needs + _SLACK)
             durable.make_folder(self.directory / name)
         return Staged(self.directory / name, step)
 
@@ -267,7 +295,7 @@ class Store:
             durable.sync_folder(staged.path)
             if final.exists():
                 self._announce(without={final.name})
-            staging.publish(staged.path, final)
+            staging.publish(staged.path, final, self.run_id)
             self._announce()
         return Committed(final, manifest.to_record(description, final))
 
@@ -283,7 +311,7 @@ class Store:
             Its new path, ``damaged-`` and the old name.
         """
         self._require_lock()
-        target = run_directory.free_name(self.directory, f"damaged-{path.name}")
+        target = run_directory.free_name(self.directory, f"{layout.ASIDE}{path.name}")
         with saving(path):
             self._announce(without={path.name})
             durable.move_aside(path, target)
@@ -353,24 +381,6 @@ class Store:
         names = [each.record.name for each in self.checkpoints()]
         prefixes = [f"{name}/{PREFIX}" for name in names if name not in without]
         checkpoint_file.write(self.directory, prefixes)
-
-
-def _recover(directory: Path, versions: Mapping[str, str]) -> run_directory.RunInfo:
-    """Put a locked directory in order after a crash, and see to its ``run.json``."""
-    staging.finish_swaps(directory)
-    for entry in list(directory.iterdir()):
-        if durable.is_leftover(entry.name):
-            durable.remove_leftover(entry)
-    run = run_directory.read_run(directory)
-    if run is not None:
-        return run
-    run_id = _newest_run_id(directory)
-    return run_directory.begin_run(directory, run_id=run_id, versions=versions)
-
-
-def _newest_run_id(directory: Path) -> str | None:
-    found = checkpoints.readable(directory)
-    return found[-1].record.run_id if found else None
 
 
 @contextlib.contextmanager

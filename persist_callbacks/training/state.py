@@ -9,6 +9,7 @@ import msgspec
 
 from persist_callbacks.errors import CheckpointDamaged, FormatTooNew
 from persist_callbacks.records import Position
+from persist_callbacks.training import json_values, state_checks
 from persist_callbacks.training.callback_state import CallbackState
 from persist_callbacks.training.data_position import DataPosition
 from persist_callbacks.training.variables import VariableInfo
@@ -55,6 +56,13 @@ class TrainingState:
     version: int = VERSION
 
 
+def further_keys(state: TrainingState) -> list[str]:
+    """List the tensors that a state speaks of beside its variables."""
+    keys = [BEFORE_TRAIN_END + key for key in state.replaced_at_end]
+    keys += json_values.array_names([saved.state for saved in state.callbacks])
+    return keys + state.data.keys()
+
+
 def to_json(state: TrainingState) -> bytes:
     """Write a state as JSON.
 
@@ -91,10 +99,33 @@ def from_json(data: bytes, where: object) -> TrainingState:
                 advice="Install a newer persist_callbacks to read it.",
             )
         return msgspec.json.decode(data, type=TrainingState)
-    except msgspec.DecodeError as error:
-        raise CheckpointDamaged(
-            where,
-            expected="a training state in JSON",
-            found=str(error),
-            advice="Resume from another checkpoint of the run.",
-        ) from error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise _damaged(where, error) from error
+
+
+def load(data: bytes, where: object) -> TrainingState:
+    """Read a state that is to be restored: one whose values make sense too.
+
+    Args:
+        data: what `to_json` wrote.
+        where: the file, for messages.
+
+    Raises:
+        FormatTooNew: a newer version wrote it.
+        CheckpointDamaged: it is not JSON, or a field cannot be restored.
+    """
+    state = from_json(data, where)
+    try:
+        state_checks.check(state)
+    except ValueError as error:
+        raise _damaged(where, error) from error
+    return state
+
+
+def _damaged(where: object, error: Exception) -> CheckpointDamaged:
+    return CheckpointDamaged(
+        where,
+        expected="a training state in JSON",
+        found=str(error),
+        advice="Resume from another checkpoint of the run.",
+    )

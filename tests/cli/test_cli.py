@@ -74,7 +74,9 @@ def test_every_subcommand_explains_itself(name: str) -> None:
 def test_the_command_names_its_subcommands() -> None:
     """Without arguments one is told what there is."""
     output = run("--help").output
-    assert SUBCOMMANDS == ["list", "inspect", "freeze", "predict"]
+    assert [
+        *("list", "inspect", "verify", "freeze", "predict", "report"),
+    ] == SUBCOMMANDS
     for name in SUBCOMMANDS:
         assert f"\n  {name} " in output
 
@@ -365,3 +367,43 @@ def test_names_for_all_inputs_or_for_none(tmp_path: Path) -> None:
     result = run("predict", "no.pb", "--input", x, "--input", f"a={x}")
     assert result.exit_code == 2
     assert "give names to all inputs or to none" in result.stderr
+
+
+# The dry run of retention
+
+
+def test_list_marks_what_would_be_deleted(ten: Path) -> None:
+    """By the very rules of a run, and nothing is deleted."""
+    found = json.loads(run("list", ten, "--keep-last", 2, "--json").stdout)
+    stay = [row["step"] for row in found["checkpoints"] if not row["would_delete"]]
+    assert stay == [600, 1350, 1500]
+    output = run("list", ten, "--keep-last", 2, "--keep-best", 0).output
+    assert output.count("would be deleted") == 8
+    assert len(list(ten.glob("ckpt-*"))) == 10
+    plain = json.loads(run("list", ten, "--json").stdout)
+    assert "would_delete" not in plain["checkpoints"][0]
+
+
+# report
+
+
+def test_report_tells_what_happened(ten: Path) -> None:
+    """Every event of the journal on a line, in words, and how many there were."""
+    with Store.open_for_writing(ten) as store:
+        store.set_aside(ten / "ckpt-000000150", "a flipped bit")
+        store.note("saved", checkpoint="ckpt-9", size=2048, seconds=0.12345, pruned=[])
+        store.note("resumed", checkpoint="ckpt-9", lost=None, restored=["a", "b"])
+    lines = run("report", ten).output.splitlines()
+    assert "set aside  ckpt-000000150  (kept as: damaged-ckpt-000000150;" in lines[0]
+    assert "reason: a flipped bit)" in lines[0]
+    assert lines[1].endswith("saved  ckpt-9  (size: 2.0 KiB; seconds: 0.123 s)")
+    assert lines[2].endswith("resumed  ckpt-9  (restored: a, b)")
+    assert lines[3] == "1 set aside, 1 saved, 1 resumed"
+    assert len(run("report", ten, "--last", 1).output.splitlines()) == 2
+    told = json.loads(run("report", ten, "--json").stdout)
+    assert [event["event"] for event in told] == ["set aside", "saved", "resumed"]
+
+
+def test_report_of_a_run_to_which_nothing_has_happened(ten: Path) -> None:
+    """An empty journal is no failure."""
+    assert run("report", ten).output == "Nothing has happened yet.\n"

@@ -19,6 +19,7 @@ from persist_callbacks.errors import (
     NotAFrozenGraph,
     PersistWarning,
     TensorNotFound,
+    UnsupportedGraph,
 )
 from persist_callbacks.graph.compare import compare, generate
 from persist_callbacks.graph.frozen import load_frozen_graph
@@ -255,3 +256,39 @@ def test_input_that_cannot_be_made_up_is_said(tmp_path: Path) -> None:
     with pytest.warns(PersistWarning, match="Try it on input of your own"):
         built = exporting.build(made.graph, made.values)
     assert built.frozen(np.ones((1, 5, 2)))["fives"].shape == (1, 5, 2)
+
+
+def test_a_checkpoint_that_is_pruned_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that goes on deletes what is read: the newest there is then is taken."""
+    made = zoo.shared(next(iter(zoo.KINDS)))
+    run = tmp_path / "run"
+    commit(run, made, 3)
+    real = bundle.read
+
+    def read(prefix: str, keys: Any) -> Any:
+        if Path(prefix).parent.name == "ckpt-000000003":
+            commit(run, made, 4)
+            with Store.open_for_writing(run) as store:
+                store.prune(["ckpt-000000003"])
+        return real(prefix, keys)
+
+    monkeypatch.setattr(bundle, "read", read)
+    assert persist_callbacks.freeze(run, tmp_path / "model.pb").path is not None
+    assert [each.record.name for each in Store.open_for_reading(run).checkpoints()] == [
+        "ckpt-000000004"
+    ]
+
+
+def test_a_graph_that_reaches_out_is_not_run(tmp_path: Path) -> None:
+    """What a .meta would have read is refused before constants are folded."""
+    with tf.Graph().as_default() as graph:
+        tf.identity(tf.io.read_file(str(tmp_path / "secret")), name="out")
+    meta = tf.compat.v1.MetaGraphDef(graph_def=graph.as_graph_def())
+    bundle.write(tmp_path / "model.ckpt", {"x": tf.range(3)})
+    (tmp_path / "model.ckpt.meta").write_bytes(meta.SerializeToString())
+    with pytest.raises(UnsupportedGraph, match="ReadFile, which reads files"):
+        persist_callbacks.freeze(
+            tmp_path / "model.ckpt", tmp_path / "m.pb", outputs=["out"]
+        )

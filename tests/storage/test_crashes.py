@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -29,7 +30,20 @@ def test_a_death_at_any_instant_leaves_whole_checkpoints(tmp_path: Path) -> None
         env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
     )
     assert done.returncode == 0, done.stderr
-    deaths = [json.loads(line) for line in done.stdout.splitlines()]
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    for death in found:
+        assert death["code"] in (-signal.SIGKILL, 0), death
+        assert death["damaged"] == [], death
+        assert death["newest"] == max(int(step) for step in death["sound"]), death
+        assert death["named_is_there"], death
+        assert death["named_newest"], death
+        assert death["left"] == [".lock", ".lock-owner"], death
+        assert death["replaced"] == [], death
+    see_to_saves([death for death in found if death["script"] == "save"])
+    see_to_going_back([death for death in found if death["script"] == "go back"])
+
+
+def see_to_saves(deaths: list[dict[str, Any]]) -> None:
     assert len(deaths) > 50
     assert deaths[-1]["done"] == ["two", "two again", "three", "pruned"]
     seen = set()
@@ -37,7 +51,6 @@ def test_a_death_at_any_instant_leaves_whole_checkpoints(tmp_path: Path) -> None
         steps = {int(step) for step in death["sound"]}
         promised = death["done"]
         seen.add(tuple(sorted(steps)))
-        assert death["damaged"] == [], death
         if "three" not in promised:
             assert 1 in steps, death
         if "two" in promised:
@@ -48,11 +61,27 @@ def test_a_death_at_any_instant_leaves_whole_checkpoints(tmp_path: Path) -> None
             assert 3 in steps, death
         if "pruned" in promised:
             assert 1 not in steps, death
-        assert death["newest"] == max(steps), death
-        assert death["named_is_there"], death
-        assert death["named_newest"], death
-        assert death["left"] == [".lock", ".lock-owner"], death
-        assert death["replaced"] == [], death
+    assert seen == {(1,), (1, 2), (1, 2, 3), (2, 3)}
+
+
+def see_to_going_back(deaths: list[dict[str, Any]]) -> None:
+    assert len(deaths) > 40
+    assert deaths[-1]["done"] == ["aside", "two", "three", "pruned"]
+    seen = set()
+    for death in deaths:
+        steps = {int(step) for step in death["sound"]}
+        seen.add(tuple(sorted(steps)))
+        # What was damaged is there for good, under one name or the other.
+        assert len(death["flipped"]) == 1, death
+        assert death["flipped"][0].startswith("damaged-") or not (
+            {"aside", "two"} & set(death["done"])
+        ), death
+        if "pruned" not in death["done"] and "three" not in death["done"]:
+            assert 1 in steps, death
+        if "two" in death["done"]:
+            assert 2 in steps, death
+        if "three" in death["done"]:
+            assert 3 in steps, death
     assert seen == {(1,), (1, 2), (1, 2, 3), (2, 3)}
 
 

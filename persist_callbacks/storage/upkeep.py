@@ -1,0 +1,89 @@
+"""Keeping a run directory in order: after a crash, and when it is deleted under us."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from persist_callbacks.errors import ForeignCheckpoint
+from persist_callbacks.storage import (
+    checkpoints,
+    durable,
+    journal,
+    lock,
+    run_directory,
+    staging,
+)
+from persist_callbacks.storage.run_directory import RUN, RunInfo
+
+
+def recover(directory: Path, versions: Mapping[str, str]) -> RunInfo:
+    """Put a locked directory in order after a crash, and see to its ``run.json``.
+
+    Args:
+        directory: the run directory.
+        versions: of the software that writes, by name.
+    """
+    run = run_directory.read_run(directory)
+    run_id = run.run_id if run is not None else newest_run_id(directory)
+    staging.finish_swaps(directory, run_id)
+    for entry in list(directory.iterdir()):
+        if durable.is_leftover(entry.name):
+            durable.remove_leftover(entry)
+    if run is not None:
+        return run
+    return run_directory.begin_run(directory, run_id=run_id, versions=versions)
+
+
+def newest_run_id(directory: Path) -> str | None:
+    """Tell by the checkpoints whose directory it is; None if there are none."""
+    found = checkpoints.readable(directory)
+    return found[-1].record.run_id if found else None
+
+
+def see_to_directory(
+    directory: Path, own_lock: lock.RunLock, run_id: str, versions: Mapping[str, str]
+) -> lock.RunLock:
+    """Make a run directory anew, locked and with its ``run.json``, if it is gone.
+
+    Args:
+        directory: the run directory.
+        own_lock: that of the process, on the directory that was there.
+        run_id: the run that it is for.
+        versions: of the software that writes, by name.
+
+    Returns:
+        The lock that keeps others out now.
+
+    Raises:
+        RunLocked: another process has made it anew.
+        ForeignCheckpoint: the same, and that run has ended.
+        OSError: it cannot be made.
+    """
+    if not own_lock.is_in_place():
+        durable.make_folder(directory)
+        anew = lock.RunLock(directory)
+        try:
+            _see_to_run(directory, run_id, versions)
+        except BaseException:
+            anew.release()
+            raise
+        own_lock.release()
+        return anew
+    _see_to_run(directory, run_id, versions)
+    return own_lock
+
+
+def _see_to_run(directory: Path, run_id: str, versions: Mapping[str, str]) -> None:
+    run = run_directory.read_run(directory)
+    if run is not None and run.run_id != run_id:
+        raise ForeignCheckpoint(
+            directory,
+            expected=f"the directory of run {run_id}",
+            found=f"that of run {run.run_id}, begun since",
+            advice="Give each run a directory of its own.",
+        )
+    if run is None:
+        run_directory.begin_run(directory, run_id=run_id, versions=versions)
+        found = f"a run directory without {RUN}"
+        journal.append(directory, "made again", run_id, {"found": found})

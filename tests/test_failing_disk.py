@@ -1,0 +1,224 @@
+"""A real training on a disk that fails it: it goes on, or stops, as `on_error` says."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+
+from loops import FEATURES, Crash, CrashAt, data
+from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.errors import PersistWarning, RunLocked, SaveFailed
+from persist_callbacks.storage import bundle, durable
+from persist_callbacks.storage.store import Store
+from persist_callbacks.verifying import verify
+from small_disk import fill, free, mounted
+
+# Two thirds of a megabyte of weights: three checkpoints fit on the disk.
+WIDE = 160_000
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    with mounted(tmp_path / "disk", options="size=3m") as where:
+        yield where
+
+
+def wide() -> keras.Model:
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(WIDE // 6)])
+    model.compile("sgd", "mse")
+    return model
+
+
+def fit(model: keras.Model, *callbacks: Any) -> None:
+    """One epoch of seven steps."""
+    x, _ = data()
+    y = np.zeros((len(x), 1), "float32")
+    model.fit(x, y, batch_size=8, epochs=1, verbose=0, callbacks=list(callbacks))
+
+
+def kept(run: Path) -> list[int]:
+    """Steps of the checkpoints, every one of them sound to the last tensor."""
+    found = verify(run)
+    assert found.sound, found
+    assert [each for each in found.findings if "staged" in each.what] == []
+    return [int(each.path.name[5:]) for each in found.checkpoints]
+
+
+class At(keras.callbacks.Callback):
+    """Does things before given batches."""
+
+    def __init__(self, **things: Callable[[], Any]) -> None:
+        super().__init__()
+        self._things = {int(name[1:]): thing for name, thing in things.items()}
+
+    def get_state(self) -> dict[str, Any]:
+        return {}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        pass
+
+    def on_train_batch_begin(self, batch: int, logs: Any = None) -> None:
+        self._things.get(batch, lambda: None)()
+
+
+def messages(caught: Any) -> list[str]:
+    return [str(each.message) for each in caught if each.category is PersistWarning]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_full_in_the_middle_of_a_save(
+    disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """TensorFlow's own write hits the end of a real disk; the next save has room."""
+    real = bundle.write
+    full = threading.Event()
+
+    def write(*args: Any, **kwargs: Any) -> None:
+        if full.is_set():
+            # After the space was asked for, and before it is taken.
+            fill(disk, leaving=300_000)
+        real(*args, **kwargs)
+
+    monkeypatch.setattr(bundle, "write", write)
+    run = disk / "run"
+    room = At(b2=full.set, b5=lambda: (full.clear(), (disk / "filler").unlink()))
+    with pytest.warns(PersistWarning) as caught:
+        fit(
+            wide(), room, PeriodicCheckpoint(run, every_steps=1, keep_last=2, verbose=0)
+        )
+    failed = messages(caught)
+    # Steps 2 to 4: the first in the middle of the write, the others before it.
+    assert len(failed) == 3, failed
+    assert "No space left on device" in failed[0]
+    assert "newest safe checkpoint of this session is ckpt-000000001" in failed[0]
+    assert "bytes of free space for the next checkpoint" in failed[1]
+    assert kept(run) == [6, 7]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_full_disk_stops_training_where_that_is_wanted(disk: Path) -> None:
+    """The error names what was needed; what was saved before is there to go on from."""
+    run = disk / "run"
+    full = At(b3=lambda: fill(disk, leaving=200_000))
+    options: Any = {"every_steps": 2, "keep_last": 2, "on_error": "raise", "verbose": 0}
+    with pytest.raises(SaveFailed) as raised:
+        fit(
+            wide(),
+            full,
+            PeriodicCheckpoint(run, **options),
+        )
+    assert "bytes of free space for the next checkpoint" in str(raised.value)
+    assert "newest safe checkpoint of this session is ckpt-000000002" in str(
+        raised.value
+    )
+    assert kept(run) == [2]
+    assert free(disk) < 300_000
+    (disk / "filler").unlink()
+    again = PeriodicCheckpoint(run, **options)
+    fit(wide(), again)
+    assert again.resume_point is not None
+    assert again.resume_point.step == 2
+    assert kept(run)[-1] == 7
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_deleted_directory_is_made_again_and_locked(tmp_path: Path) -> None:
+    """With its run.json, lock and journal: nobody else can take it meanwhile."""
+    run = tmp_path / "run"
+    locked: list[bool] = []
+
+    def another() -> None:
+        with pytest.raises(RunLocked):
+            Store.open_for_writing(run)
+        locked.append(True)
+
+    before: list[str] = []
+    deletion = At(
+        b3=lambda: (
+            before.append(Store.open_for_reading(run).run_id),
+            shutil.rmtree(run),
+        ),
+        b5=another,
+    )
+    fit(wide(), deletion, PeriodicCheckpoint(run, every_steps=2, verbose=0))
+    store = Store.open_for_reading(run)
+    assert locked == [True]
+    assert before == [store.run_id]
+    assert [event["event"] for event in store.journal()] == [
+        *("made again", "saved", "saved", "saved")
+    ]
+    assert (run / ".progress").is_file()
+    assert kept(run) == [4, 6, 7]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_directory_that_another_run_has_taken_is_left_alone(tmp_path: Path) -> None:
+    """Two runs never mix: this one's saves fail, and say whose it is."""
+    run = tmp_path / "run"
+
+    def taken() -> None:
+        shutil.rmtree(run)
+        Store.open_for_writing(run).close()
+
+    with pytest.warns(PersistWarning) as caught:
+        fit(wide(), At(b3=taken), PeriodicCheckpoint(run, every_steps=2, verbose=0))
+    assert len(messages(caught)) == 3
+    assert all("begun since" in message for message in messages(caught))
+    assert kept(run) == []
+
+
+def test_a_slow_disk_does_not_hold_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one sync hangs, steps go on, and what falls due meanwhile is not queued."""
+    going_on = threading.Event()
+    real = durable.sync_file
+
+    def hanging(path: Path) -> None:
+        assert going_on.wait(timeout=60)
+        real(path)
+
+    monkeypatch.setattr(durable, "sync_file", hanging)
+    run = tmp_path / "run"
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(
+            wide(),
+            At(b6=going_on.set),
+            PeriodicCheckpoint(run, every_steps=1, keep_last=9, verbose=0),
+        )
+    steps = kept(run)
+    assert steps[0] == 1
+    assert steps[-1] == 7
+    assert not {2, 3, 4, 5} & set(steps)
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_what_is_safe_from_before_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rerun whose first save fails says what it could go on from once more."""
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        fit(wide(), PeriodicCheckpoint(run, every_steps=2, verbose=0), CrashAt(5))
+
+    def refuse(*_: Any) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(durable, "sync_file", refuse)
+    with pytest.raises(SaveFailed) as raised:
+        fit(
+            wide(),
+            PeriodicCheckpoint(run, every_steps=2, on_error="raise", verbose=0),
+        )
+    assert "Input/output error" in str(raised.value)
+    assert "none yet, that of an earlier one is ckpt-000000004" in str(raised.value)
+    assert kept(run) == [2, 4]
