@@ -21,7 +21,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.graph import frozen as frozen_graphs
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
-from persist_callbacks.graph.freeze import freeze, resolve_outputs
+from persist_callbacks.graph.freeze import freeze, resolve_outputs, take_defaults
 from persist_callbacks.graph.frozen import FrozenGraph, from_graph_def
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.signature import (
@@ -72,7 +72,8 @@ def build(
         values: an array for each variable, by checkpoint key.
         outputs: nodes that are wanted; None for the graph's own outputs.
         inputs: the inputs to keep, in this order; None for the graph's own, or with
-            ``outputs`` given for those that they need.
+            ``outputs`` given for those that they need. One that has a default is kept
+            only if it is named.
 
     Raises:
         TensorNotFound: an output or input is not in the graph, or one is missing.
@@ -82,6 +83,7 @@ def build(
         VerificationFailed: the frozen graph does not run.
     """
     wanted = resolve_outputs(graph, outputs)
+    graph = take_defaults(graph, [name.removesuffix(":0") for name in inputs or ()])
     frozen = freeze(graph, values, outputs=wanted)
     kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
     names = [info.name for info in kept]

@@ -93,6 +93,9 @@ def fold_constants(
     `remap` and `layout` are left out: they make ops that only TensorFlow has.
     """
     passes = ["constfold", "arithmetic", "dependency", "pruning", "constfold"]
+    if any(node.op == "Switch" for node in graph_def.node):
+        # Removes TF1's branches that a constant flag never takes.
+        passes = ["constfold", "loop", *passes]
     return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
 
 

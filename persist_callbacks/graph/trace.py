@@ -15,6 +15,7 @@ import tensorflow as tf
 from persist_callbacks.errors import ModelNotBuilt, UnsupportedGraph
 from persist_callbacks.graph.capture import to_inference_graph
 from persist_callbacks.graph.freeze import check_freezable
+from persist_callbacks.graph.hoisting import read_outside_functions
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import choose, make_legal, unique
 from persist_callbacks.layer_names import renumber, stem
@@ -78,7 +79,7 @@ def trace(
         concrete, keys, inputs=inputs, outputs=outputs, originals=original_names
     )
     check_freezable(graph)
-    return graph
+    return read_outside_functions(graph)
 
 
 def run_live(

@@ -153,7 +153,9 @@ def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
     named = Path(state.model_checkpoint_path)
     candidates = (named, base / named.parent.name / named.name, base / named.name)
     for candidate in candidates:
-        if candidate.with_name(f"{candidate.name}.index").is_file():
+        # The format of TensorFlow before 1.0 is one file of the prefix's own name.
+        index = candidate.with_name(f"{candidate.name}.index")
+        if index.is_file() or candidate.is_file():
             return os.fspath(candidate)
     return None
 
