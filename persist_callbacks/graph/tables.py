@@ -164,19 +164,21 @@ def _find(node: Any, table: Table, taken: set[str]) -> list[Any]:
     steps = constant("steps", np.arange(widest, dtype=np.int64), i64)
     last = constant("last", np.int64(len(table.keys) - 1), i64)
     zero, one = constant("zero", np.int64(0), i64), constant("one", np.int64(1), i64)
-    axis, inner = constant("axis", np.int32(0), tf.int32), "inner_axis"
-    inner = constant(inner, np.int32(-1), tf.int32)
+    axis = constant("axis", np.int32(0), tf.int32)
+    inner = constant("inner_axis", np.int32(-1), tf.int32)
 
     def gather(name: str, array: str, at: str, dtype: Any) -> str:
         types = {"Tparams": dtype, "Tindices": i64, "Taxis": tf.int32}
         return add("GatherV2", name, array, at, axis, **types)
 
     if key_type == tf.string:
-        count = len(starts)
-        bucket = add("StringToHashBucketFast", "bucket", wanted, num_buckets=count)
+        bucket = add(
+            "StringToHashBucketFast", "bucket", wanted, num_buckets=len(starts)
+        )
     else:
-        count_name = constant("buckets", len(starts), key_type)
-        bucket = add("FloorMod", "remainder", wanted, count_name, T=key_type)
+        count = np.asarray(len(starts), key_type.as_numpy_dtype)
+        buckets = constant("buckets", count, key_type)
+        bucket = add("FloorMod", "remainder", wanted, buckets, T=key_type)
         bucket = add("Cast", "bucket", bucket, SrcT=key_type, DstT=i64)
     start = gather("first", first, bucket, i64)
     start = add("ExpandDims", "first_column", start, inner, T=i64, Tdim=tf.int32)
