@@ -88,6 +88,7 @@ def run_live(
     arrays: Mapping[str, Any],
     *,
     specs: Any = None,
+    traced: bool = False,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Run the live model for prediction on arrays by the graph's input names.
 
@@ -99,6 +100,7 @@ def run_live(
         arrays: one array for each of the graph's inputs.
         specs: what `trace` was given. Without it, a model that does not know its
             inputs is handed the tensor itself, or a list of several.
+        traced: whether to call it as ``predict`` does, as a function traced anew.
 
     Returns:
         One array for each of the graph's outputs.
@@ -111,7 +113,11 @@ def run_live(
         packed = keras.tree.pack_sequence_as(structure, values)
     else:
         packed = values[0] if len(values) == 1 else values
-    results = _flat(model(packed, training=False))[0]
+
+    def call() -> list[Any]:
+        return _flat(model(packed, training=False))[0]
+
+    results = tf.function(call, autograph=False)() if traced else call()
     return {
         info.name: np.asarray(result)
         for info, result in zip(graph.outputs, results, strict=True)
