@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,6 +115,14 @@ def made_up(frozen: FrozenGraph) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
         yield generate(frozen.inputs, open_size=size)
 
 
+def run_on_made_up(frozen: FrozenGraph) -> Any:
+    """Run a graph on made-up arrays; None if it takes none of them."""
+    for arrays in made_up(frozen):
+        with contextlib.suppress(tf.errors.OpError):
+            return frozen(arrays)
+    return None
+
+
 def write(
     built: BuiltGraph,
     path: str | os.PathLike[str],
@@ -214,7 +223,7 @@ def _rehearse(frozen: FrozenGraph) -> None:
         else:
             return
     assert failure is not None
-    reason = str(failure.message).split("\n")[0]
+    reason = _reason(failure)
     sizes = [info.shape for info in frozen.inputs]
     if any(shape is None or None in shape[1:] for shape in sizes):
         warnings.warn(
@@ -230,6 +239,14 @@ def _rehearse(frozen: FrozenGraph) -> None:
         found=reason,
         advice="Please report this with the model's layers.",
     ) from failure
+
+
+def _reason(failure: tf.errors.OpError) -> str:
+    """Return the one line of a session's error that says what went wrong."""
+    lines = [line.strip() for line in str(failure.message).splitlines()]
+    heads = ("Graph execution error", "Detected at node", "Node:", "[[{{node")
+    said = [line for line in lines if line and not line.startswith(heads)]
+    return said[0] if said else type(failure).__name__
 
 
 def _described(built: BuiltGraph, info: TensorInfo) -> SignatureTensor:
