@@ -15,6 +15,7 @@ from persist_callbacks.graph import feeding
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import without_port
 from persist_callbacks.graph.pb import ADVICE, read, refuse_state
+from persist_callbacks.graph.running import function_of
 from persist_callbacks.graph.signature import (
     Signature,
     checksum,
@@ -261,10 +262,7 @@ def from_graph_def(
             tf.import_graph_def(graph_def, name="")
         feeds = [graph.get_tensor_by_name(f"{n}:0") for n in input_names]
         fetches = [graph.get_tensor_by_name(f"{n}:0") for n in output_names]
-        # A session, as TensorFlow 2's functions would leave theirs in the process for
-        # good. It holds the graph, and is freed with the callable.
-        session = tf.compat.v1.Session(graph=graph)
-        function = session.make_callable(fetches, feed_list=feeds)
+        function = function_of(graph, input_names, output_names)
     except (ValueError, KeyError, tf.errors.OpError) as error:
         raise NotAFrozenGraph(
             where,
