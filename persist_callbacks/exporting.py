@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from persist_callbacks.graph import frozen as frozen_graphs
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
-from persist_callbacks.graph.freeze import freeze, resolve_outputs
+from persist_callbacks.graph.freeze import freeze, resolve_outputs, take_defaults
 from persist_callbacks.graph.frozen import FrozenGraph, from_graph_def
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.signature import (
@@ -73,7 +74,8 @@ def build(
         values: an array for each variable, by checkpoint key.
         outputs: nodes that are wanted; None for the graph's own outputs.
         inputs: the inputs to keep, in this order; None for the graph's own, or with
-            ``outputs`` given for those that they need.
+            ``outputs`` given for those that they need. One that has a default is kept
+            only if it is named.
 
     Raises:
         TensorNotFound: an output or input is not in the graph, or one is missing.
@@ -83,6 +85,7 @@ def build(
         VerificationFailed: the frozen graph does not run.
     """
     wanted = resolve_outputs(graph, outputs)
+    graph = take_defaults(graph, [name.removesuffix(":0") for name in inputs or ()])
     frozen = freeze(graph, values, outputs=wanted)
     _refuse_reaching_out(frozen)
     kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
@@ -112,6 +115,14 @@ def made_up(frozen: FrozenGraph) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
     )
     for size in _OPEN_SIZES if is_open else _OPEN_SIZES[:1]:
         yield generate(frozen.inputs, open_size=size)
+
+
+def run_on_made_up(frozen: FrozenGraph) -> Any:
+    """Run a graph on made-up arrays; None if it takes none of them."""
+    for arrays in made_up(frozen):
+        with contextlib.suppress(tf.errors.OpError):
+            return frozen(arrays)
+    return None
 
 
 def write(
@@ -227,7 +238,7 @@ def _rehearse(frozen: FrozenGraph) -> None:
         else:
             return
     assert failure is not None
-    reason = str(failure.message).split("\n")[0]
+    reason = _reason(failure)
     sizes = [info.shape for info in frozen.inputs]
     if any(shape is None or None in shape[1:] for shape in sizes):
         warnings.warn(
@@ -243,6 +254,14 @@ def _rehearse(frozen: FrozenGraph) -> None:
         found=reason,
         advice="Please report this with the model's layers.",
     ) from failure
+
+
+def _reason(failure: tf.errors.OpError) -> str:
+    """Return the one line of a session's error that says what went wrong."""
+    lines = [line.strip() for line in str(failure.message).splitlines()]
+    heads = ("Graph execution error", "Detected at node", "Node:", "[[{{node")
+    said = [line for line in lines if line and not line.startswith(heads)]
+    return said[0] if said else type(failure).__name__
 
 
 def _described(built: BuiltGraph, info: TensorInfo) -> SignatureTensor:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from persist_callbacks import exporting
-from persist_callbacks.errors import (
-    CheckpointDamaged,
-    CheckpointNotFound,
-    PersistError,
-)
+from persist_callbacks.errors import PersistError
+from persist_callbacks.graph.freeze import needed_variables, resolve_outputs
 from persist_callbacks.graph.frozen import FrozenGraph
-from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.inference import InferenceGraph, Stored
 from persist_callbacks.graph.meta import from_meta
-from persist_callbacks.storage import bundle, checkpoints
-from persist_callbacks.storage.layout import MANIFEST
-from persist_callbacks.storage.run_directory import absolute
-from persist_callbacks.storage.store import Store
+from persist_callbacks.locating import graph_beside, locate
+from persist_callbacks.storage import bundle
 
 # How often a run may prune a checkpoint while it is read, before that is an error.
 _TRIES = 10
@@ -36,9 +33,11 @@ def freeze(
 
     Args:
         checkpoint: a run directory (its newest sound checkpoint is taken), a
-            checkpoint folder, or a prefix such as ``ckpt-000001200/model.ckpt``.
+            checkpoint folder, or a prefix such as ``ckpt-000001200/model.ckpt``; also
+            a folder or prefix that TensorFlow 1's Saver wrote.
         path: the PB to write; its signature goes beside it.
-        outputs: nodes whose results the PB shall give; None for the model's outputs.
+        outputs: nodes whose results the PB shall give; None for the model's outputs,
+            which a foreign graph does not say: the error lists what they could be.
         inputs: the inputs it shall take, in this order; None for those it needs.
 
     Returns:
@@ -50,65 +49,36 @@ def freeze(
         TensorNotFound: an output or input is not in the graph.
         UnsupportedGraph: something in the graph cannot be a constant.
     """
-    graph, values = _load(absolute(checkpoint))
+    graph, values = _load(Path(checkpoint), outputs)
     built = exporting.build(graph, values, outputs=outputs, inputs=inputs)
     return exporting.write(built, path)
 
 
-def _load(path: Path) -> tuple[InferenceGraph, dict[str, Any]]:
+def _load(
+    path: Path, outputs: Sequence[str] | None
+) -> tuple[InferenceGraph, dict[str, Any]]:
     """Read a checkpoint's graph and weights, another's if it was pruned meanwhile."""
-    for _ in range(_TRIES):
-        prefix = _locate(path)
+    for attempt in range(_TRIES):
+        prefix = locate(path, check=True)
         try:
-            return _read(prefix)
-        except PersistError:
-            if os.path.lexists(os.path.dirname(prefix)):
+            meta = graph_beside(prefix)
+            graph = from_meta(meta.read_bytes(), meta)
+            wanted = resolve_outputs(graph, outputs)
+            return graph, _read(prefix, graph, needed_variables(graph, wanted))
+        except (PersistError, FileNotFoundError):
+            if attempt == _TRIES - 1 or os.path.lexists(os.path.dirname(prefix)):
                 raise
-    return _read(_locate(path))
+    raise AssertionError("the last try returns or raises")
 
 
-def _read(prefix: str) -> tuple[InferenceGraph, dict[str, Any]]:
-    meta = Path(f"{prefix}.meta")
-    try:
-        data = meta.read_bytes()
-    except FileNotFoundError as error:
-        raise CheckpointNotFound(
-            meta,
-            expected="the inference graph beside the checkpoint",
-            found="no file",
-            advice="It was saved without one: build the model, resume() it from the "
-            "checkpoint, and export it with FrozenGraphExport.",
-        ) from error
-    graph = from_meta(data, meta)
-    tensors = bundle.read(prefix, [info.name for info in graph.variables])
-    values = {key: tensor.numpy() for key, tensor in tensors.items()}
-    return graph, values
-
-
-def _locate(path: Path) -> str:
-    """Return the prefix of the checkpoint that a path means, checked where we can."""
-    folder = path if path.is_dir() else path.parent
-    if (folder / MANIFEST).is_file():
-        committed = checkpoints.find(folder.parent, folder)
-        return committed.prefix
-    if path.with_name(f"{path.name}.index").is_file():
-        return os.fspath(path)
-    if path.is_dir():
-        # A folder that TensorFlow's own Saver wrote has no manifest to check.
-        foreign = bundle.latest_prefix(path)
-        if foreign is not None and not (Path(foreign).parent / MANIFEST).is_file():
-            return foreign
-        return Store.open_for_reading(path).find("latest").prefix
-    if path.exists():
-        raise CheckpointDamaged(
-            path,
-            expected="a run directory, a checkpoint folder or a prefix",
-            found="a file",
-            advice="Give the folder that it lies in.",
-        )
-    raise CheckpointNotFound(
-        path,
-        expected="a run directory, a checkpoint folder or a prefix",
-        found="nothing of that name",
-        advice="Give the path that PeriodicCheckpoint was given.",
-    )
+def _read(
+    prefix: str, graph: InferenceGraph, keys: Iterable[str]
+) -> dict[str, np.ndarray[Any, Any]]:
+    """Read variables from where the checkpoint keeps them."""
+    places = {key: graph.stored.get(key, Stored(key)) for key in keys}
+    tensors = bundle.read(prefix, sorted({place.tensor for place in places.values()}))
+    values = {}
+    for key, place in places.items():
+        part = tuple(slice(*(each or (None, None))) for each in place.part)
+        values[key] = tensors[place.tensor].numpy()[part]
+    return values

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ from persist_callbacks.training.fit_loop import FitLoop, Logs, Tail
 # After the checkpoint's tail: "best" is read from what that has committed.
 _RANK = 10
 
+_Arrays = dict[str, np.ndarray[Any, Any]]
+
 
 class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
     """Write the model as one frozen ``.pb`` when training ends.
@@ -55,7 +58,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         which: ``last`` writes the model as it is when training ends, ``best`` the best
             checkpoint of the `PeriodicCheckpoint` beside it (one with ``monitor``).
         sample: a batch of inputs to compare on, as the model takes it: an array, a
-            list, or a dict by input name; None for made-up numbers.
+            list, or a dict by input name; None for rows of the training data where
+            they can be had without an effect on training, else made-up numbers.
         verify: whether to compare with the live model.
         atol: absolute tolerance of the comparison.
         rtol: tolerance relative to the live model's value.
@@ -106,6 +110,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         self._graph: InferenceGraph | None = None
         # The inputs' structure, of a model that does not know it by itself.
         self._specs: Any = None
+        # Rows of the training data, to compare on.
+        self._preview: Any = None
         self._frozen: FrozenGraph | None = None
         self._loop: FitLoop | None = None
         self._tail = _AfterOthers(self)
@@ -131,6 +137,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             if self._which == "best":
                 self._checkpoints()
             data = self._loop.data if self._loop.drives_model else None
+        self._preview = data.preview() if data is not None and self._verify else None
         if self.model.built and self.model.variables:
             self._rehearse(None if data is None else data.element_spec())
         elif self._loop is not None and data is not None:
@@ -207,7 +214,6 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _compare(self, export: exporting.BuiltGraph) -> Comparison | None:
         """Compare with the live model; None if no input is known that both take."""
-        assert self._graph is not None
         results = self._results(export)
         if results is None:
             warnings.warn(
@@ -217,8 +223,13 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
                 stacklevel=2,
             )
             return None
-        live, found = results
+        sample, live, found = results
         comparison = compare(live, found, atol=self._atol, rtol=self._rtol)
+        if not comparison.agrees:
+            # Some of Keras' layers do otherwise in `predict` than when simply called.
+            live = self._live(sample, traced=True)
+            again = compare(live, found, atol=self._atol, rtol=self._rtol)
+            comparison = again if again.agrees else comparison
         if not comparison.agrees:
             raise VerificationFailed(
                 self._path,
@@ -234,25 +245,24 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
 
     def _results(
         self, export: exporting.BuiltGraph
-    ) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, np.ndarray[Any, Any]]] | None:
-        """Run the live model and the graph on the sample, else on made-up arrays."""
-        assert self._graph is not None
-        given = self._sample is not None
+    ) -> tuple[_Arrays, _Arrays, _Arrays] | None:
+        """Find a batch that both take: it, and what the live model and the graph give.
+
+        The user's sample, else rows of the training data, else made-up arrays.
+        """
         failure = None
-        for sample in (
-            [self._given_sample()] if given else exporting.made_up(export.frozen)
-        ):
+        for sample in self._samples(export):
             try:
                 found = export.frozen(sample)
-                live = run_live(self.model, self._graph, sample, specs=self._specs)
+                live = self._live(sample)
             except (tf.errors.OpError, ValueError) as error:
                 # Keras' layers check for themselves what a graph may let pass.
                 failure = error
                 continue
             if not isinstance(found, dict):
                 found = {export.frozen.outputs[0].name: found}
-            return live, found
-        if given:
+            return sample, live, found
+        if self._sample is not None:
             raise InputMismatch(
                 "sample",
                 expected="a batch that the model takes",
@@ -261,9 +271,25 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             ) from failure
         return None
 
-    def _given_sample(self) -> dict[str, np.ndarray[Any, Any]]:
+    def _live(self, sample: _Arrays, *, traced: bool = False) -> _Arrays:
         assert self._graph is not None
-        inputs, sample = self._graph.inputs, self._sample
+        specs = self._specs
+        return run_live(self.model, self._graph, sample, specs=specs, traced=traced)
+
+    def _samples(self, export: exporting.BuiltGraph) -> Iterator[_Arrays]:
+        if self._sample is not None:
+            yield self._by_name(self._sample)
+            return
+        if self._preview is not None:
+            # A model may be fed otherwise than by its inputs' names and order.
+            with contextlib.suppress(InputMismatch):
+                yield self._by_name(self._preview)
+        yield from exporting.made_up(export.frozen)
+
+    def _by_name(self, sample: Any) -> _Arrays:
+        """Return a batch, as the model takes it, by the graph's input names."""
+        assert self._graph is not None
+        inputs = self._graph.inputs
         if isinstance(sample, Mapping):
             originals = {
                 original: name for name, original in self._graph.original_names.items()

@@ -8,12 +8,14 @@ import shutil
 import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from loops import CLASSES, FEATURES, data
 from persist_callbacks import (
     FrozenGraphExport,
     PeriodicCheckpoint,
     freeze,
+    frozen_graph_export,
     load_frozen_graph,
 )
 from persist_callbacks.errors import (
@@ -452,3 +454,57 @@ def test_rerun_of_a_finished_run_exports_again(tmp_path):
     (run / "model.pb").unlink()
     (run / "model.signature.json").unlink()
     assert go() == first
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set", "generator"])
+def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
+    """Before the first step and at the end; training draws what it drew without us."""
+    x, y = data()
+    seen = []
+
+    def recorded(model, graph, arrays, **options):
+        seen.append(arrays["features"])
+        return whole(model, graph, arrays, **options)
+
+    whole = frozen_graph_export.run_live
+    monkeypatch.setattr(frozen_graph_export, "run_live", recorded)
+
+    def train(*callbacks):
+        keras.utils.set_random_seed(4)
+        model = linear()
+        if kind == "arrays":
+            model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=callbacks)
+        elif kind == "data set":
+            batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(50).batch(25)
+            model.fit(batches, epochs=2, verbose=0, callbacks=callbacks)
+        else:
+            drawn = ((x[i : i + 25], y[i : i + 25]) for i in range(0, 100, 25))
+            model.fit(
+                drawn, steps_per_epoch=2, epochs=2, verbose=0, callbacks=callbacks
+            )
+        return model.get_weights()
+
+    without = train()
+    assert seen == []
+    for one, other in zip(
+        train(FrozenGraphExport(tmp_path / "m.pb")), without, strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+    assert len(seen) == 2
+    for arrays in seen:
+        assert np.array_equal(arrays, x[:8]) is (kind != "generator")
+
+
+def test_a_layer_that_is_otherwise_in_predict(tmp_path):
+    """Resizing rounds whole numbers when it is called, and not in `predict`."""
+    pictures = keras.Input((None, None, 1), dtype="uint8", name="pictures")
+    values = keras.layers.Resizing(6, 6)(pictures)
+    model = keras.Model(pictures, keras.layers.Dense(1)(values))
+    model.compile("sgd", "mse")
+    x = np.random.default_rng(1).integers(0, 255, (8, 9, 9, 1)).astype("uint8")
+    assert np.abs(model(x) - model.predict(x, verbose=0)).max() > 1e-3
+    path = tmp_path / "model.pb"
+    model.fit(x, np.zeros((8, 6, 6, 1)), verbose=0, callbacks=[FrozenGraphExport(path)])
+    np.testing.assert_allclose(
+        load_frozen_graph(path)(x), model.predict(x, verbose=0), atol=1e-4
+    )

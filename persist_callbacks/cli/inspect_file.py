@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,10 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
-from persist_callbacks.errors import CheckpointNotFound, PersistError
+from persist_callbacks.errors import PersistError
+from persist_callbacks.locating import locate
 from persist_callbacks.records import TensorInfo
-from persist_callbacks.storage import bundle, checkpoints, run_directory
-from persist_callbacks.storage.layout import MANIFEST
-from persist_callbacks.storage.store import Store
+from persist_callbacks.storage import bundle
 
 
 @click.command(
@@ -35,37 +33,15 @@ def command(path: Path, as_json: bool) -> None:
     folder, a TensorFlow checkpoint prefix, or a frozen PB.
     """
     is_pb = path.suffix == ".pb"
-    described = _describe_pb(path) if is_pb else _describe_checkpoint(_prefix_of(path))
+    described = _describe_pb(path) if is_pb else _describe_checkpoint(path)
     if as_json:
         wording.print_json(described)
     else:
         _print(described)
 
 
-def _prefix_of(path: Path) -> str:
-    if path.is_dir():
-        if (path / MANIFEST).is_file():
-            return checkpoints.read(run_directory.absolute(path)).prefix
-        if run_directory.is_ours(path):
-            return Store.open_for_reading(path).find("latest").prefix
-        foreign = bundle.latest_prefix(path)
-        if foreign is not None:
-            return foreign
-    elif path.with_name(f"{path.name}.index").is_file():
-        return os.fspath(path)
-    raise CheckpointNotFound(
-        path,
-        expected="a run directory, a checkpoint folder, a prefix or a .pb file",
-        found="a folder without a checkpoint"
-        if path.is_dir()
-        else "another file"
-        if path.exists()
-        else "nothing",
-        advice="`persist-callbacks list RUN` shows the checkpoints of a run.",
-    )
-
-
-def _describe_checkpoint(prefix: str) -> dict[str, Any]:
+def _describe_checkpoint(path: Path) -> dict[str, Any]:
+    prefix = locate(path, check=False)
     variables = bundle.variables(prefix)
     described: dict[str, Any] = {
         "path": prefix,

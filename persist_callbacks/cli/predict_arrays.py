@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Mapping, Sequence
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from persist_callbacks.cli import wording
+from persist_callbacks.cli import arrays, wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.errors import ArgumentError
 
-_SHOWN = 4
+if TYPE_CHECKING:
+    from persist_callbacks.graph.frozen import FrozenGraph
 
 
 @click.command(
@@ -21,6 +22,7 @@ _SHOWN = 4
     epilog=examples(
         "persist-callbacks predict model.pb --input images.npy -o scores.npy",
         "persist-callbacks predict model.pb --input left=a.npy --input right=b.npy",
+        "persist-callbacks predict model.pb --input rows.csv --batch-size 256",
     ),
 )
 @click.argument("pb", type=click.Path(path_type=Path))
@@ -30,19 +32,21 @@ _SHOWN = 4
     metavar="[NAME=]FILE",
     multiple=True,
     required=True,
-    help="A .npy file, or a .npz whose arrays are named as the inputs. Several "
-    "inputs: give the option several times, with names or in the graph's order.",
+    help="A .npy file, a .csv with one row a line, or a .npz whose arrays are named "
+    "as the inputs. Several inputs: give the option several times, with names or in "
+    "the graph's order.",
 )
 @click.option(
     "-o",
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Save the result: .npy for one output, .npz for several.",
+    help="Save the result: .npy for one output, .npz for any number.",
 )
 @click.option(
     "--batch-size",
     type=click.IntRange(min=1),
-    help="Rows a run; all rows at once if left out.",
+    help="Rows a run; all rows at once if left out. With it, a .npy or .csv may be "
+    "larger than memory.",
 )
 def command(
     pb: Path, inputs: tuple[str, ...], output: Path | None, batch_size: int | None
@@ -50,7 +54,7 @@ def command(
     """Run the frozen graph PB on arrays and print or save what it gives."""
     if output is not None and output.suffix not in (".npy", ".npz"):
         raise click.UsageError(f"--output {output}: the name must end in .npy or .npz.")
-    feed = _feed(inputs)
+    rows = arrays.open_inputs(inputs)
 
     from persist_callbacks.graph.frozen import load_frozen_graph
 
@@ -60,88 +64,59 @@ def command(
         raise click.UsageError(
             f"--output {output}: {pb} gives several arrays ({names}); save a .npz."
         )
-    results = graph.predict(feed, batch_size)
-    named: Mapping[str, Any] = (
-        results if isinstance(results, dict) else {graph.outputs[0].name: results}
-    )
+    results = _run(graph, rows, batch_size)
     if output is None:
-        _print(named)
+        arrays.show(_joined(list(results)))
     else:
-        _save(output, named)
+        _save(results, output)
 
 
-def _feed(inputs: Sequence[str]) -> Any:
-    """Arrays by name; one array or a list of them where no names were given."""
-    named: dict[str, Any] = {}
-    unnamed: list[Any] = []
-    for text in inputs:
-        name, separator, file = text.partition("=")
-        if not separator or Path(text).exists():
-            name, file = "", text
-        loaded = _load(Path(file), text)
-        if isinstance(loaded, dict):
-            if name:
-                raise click.UsageError(
-                    f"--input {text}: the arrays of a .npz have names of their own."
-                )
-            named.update(loaded)
-        elif name:
-            named[name] = loaded
-        else:
-            unnamed.append(loaded)
-    if named and unnamed:
-        raise click.UsageError("--input: give names to all inputs or to none.")
-    if named:
-        return named
-    return unnamed[0] if len(unnamed) == 1 else unnamed
+def _run(graph: FrozenGraph, rows: Any, size: int | None) -> Iterator[dict[str, Any]]:
+    """Give the results of one batch after the other, and show how far it is."""
+    each: list[arrays.Rows] = list(rows.values() if isinstance(rows, dict) else rows)
+    total = -(-max(map(len, each), default=1) // size) if size else 1
+    given = arrays.batches(rows, graph.inputs, size)
+    if total <= 1 or not sys.stderr.isatty():
+        for batch in given:
+            yield _by_name(graph, graph(batch))
+        return
+    shown: Any
+    with click.progressbar(
+        given, length=total, label="Batches", file=sys.stderr
+    ) as shown:
+        for batch in shown:
+            yield _by_name(graph, graph(batch))
 
 
-def _load(path: Path, text: str) -> Any:
+def _by_name(graph: FrozenGraph, results: Any) -> dict[str, Any]:
+    if isinstance(results, dict):
+        return results
+    return {graph.outputs[0].name: results}
+
+
+def _joined(parts: list[dict[str, Any]]) -> Mapping[str, Any]:
     import numpy as np
 
+    if len(parts) == 1:
+        return parts[0]
     try:
-        # Without pickles: nothing that comes in a file is executed.
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.lib.npyio.NpzFile):
-                return {name: loaded[name] for name in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        return {
+            name: np.concatenate([part[name] for part in parts]) for name in parts[0]
+        }
+    except ValueError as error:
         raise ArgumentError(
-            f"--input {text}",
-            expected="a .npy or .npz file of numbers or text",
+            "--batch-size",
+            expected="outputs with one row for each row of input",
             found=str(error),
-            advice="Save it with numpy.save, as an array that needs no pickle.",
+            advice="Run it without --batch-size.",
         ) from error
-    return loaded
 
 
-def _save(output: Path, named: Mapping[str, Any]) -> None:
-    import numpy as np
+def _save(results: Iterator[dict[str, Any]], output: Path) -> None:
+    from persist_callbacks.cli.results import ResultFile
 
-    with output.open("wb") as file:
-        if output.suffix == ".npz":
-            np.savez(file, **named)
-        else:
-            (array,) = named.values()
-            np.save(file, array, allow_pickle=False)
-    for name, array in named.items():
-        click.echo(f"{output}: {name} {array.dtype}{wording.shape(array.shape)}")
-
-
-def _print(named: Mapping[str, Any]) -> None:
-    import numpy as np
-
-    console = wording.console()
-    table = wording.table("Output", "Shape", "Dtype", "Min", "Mean", "Max")
-    for name, array in named.items():
-        spread = ["", "", ""]
-        if array.size and np.issubdtype(array.dtype, np.number):
-            spread = [
-                f"{value:.6g}" for value in (array.min(), array.mean(), array.max())
-            ]
-        table.add_row(name, wording.shape(array.shape), str(array.dtype), *spread)
-    console.print(table)
-    for name, array in named.items():
-        rows = array.reshape(-1) if array.ndim == 0 else array
-        console.print(f"{name}, the first {min(len(rows), _SHOWN)} of {len(rows)}:")
-        console.print(np.array2string(rows[:_SHOWN], threshold=100, precision=6))
+    with ResultFile(output) as file:
+        for result in results:
+            file.append(result)
+    for name, (dtype, shape) in file.shapes().items():
+        click.echo(f"{output}: {name} {dtype}{wording.shape(shape)}")

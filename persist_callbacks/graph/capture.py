@@ -14,6 +14,7 @@ from persist_callbacks.graph.canonical import canonical
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import make_legal, unique
 from persist_callbacks.graph.rewriting import refusal
+from persist_callbacks.graph.tables import live_table, replace_lookups
 from persist_callbacks.records import TensorInfo
 
 
@@ -38,7 +39,7 @@ def to_inference_graph(
         UnsupportedGraph: it reads a resource that is none of these variables.
     """
     func_graph = concrete.graph
-    traced = func_graph.as_graph_def()
+    traced = _without_tables(func_graph)
     placeholders = [tensor.op.name for tensor in func_graph.inputs]
     mapping = dict(zip(placeholders, inputs, strict=False))
     reserved = {*inputs, *outputs}
@@ -82,6 +83,31 @@ def to_inference_graph(
     )
 
 
+def _without_tables(func_graph: Any) -> Any:
+    """Return the graph with what reads lookup tables made of constants, where it can.
+
+    What cannot be rewritten still reads its table, and is refused as that later.
+    """
+    graph_def = func_graph.as_graph_def()
+    tables = {}
+    variables = {id(variable.handle) for variable in func_graph.variables}
+    for outer, inner in func_graph.captures:
+        if outer.dtype == tf.resource and id(outer) not in variables:
+            for reader in _readers(graph_def, inner.op.name):
+                table = live_table(outer, reader)
+                if table is not None:
+                    tables[inner.op.name] = table
+    return replace_lookups(graph_def, tables)
+
+
+def _readers(graph_def: Any, name: str) -> list[Any]:
+    return [
+        node
+        for node in graph_def.node
+        if name in {nd.split(reference)[0] for reference in node.input}
+    ]
+
+
 def _replace_captures(
     func_graph: Any, traced: Any, keys: Mapping[int, str], reserved: set[str]
 ) -> tuple[dict[str, Any], tuple[TensorInfo, ...]]:
@@ -101,6 +127,8 @@ def _replace_captures(
             continue
         variable = by_handle.get(id(outer))
         key = None if variable is None else keys.get(id(variable))
+        if variable is None and not _readers(traced, placeholder):
+            continue
         if variable is None or key is None:
             raise _not_a_variable(traced, placeholder, variable)
         if key not in variables:
@@ -123,11 +151,7 @@ def _replace_captures(
 
 def _not_a_variable(traced: Any, placeholder: str, variable: Any) -> UnsupportedGraph:
     """Say which layer reads a resource that no checkpoint holds."""
-    readers = [
-        node
-        for node in traced.node
-        if placeholder in {nd.split(reference)[0] for reference in node.input}
-    ]
+    readers = _readers(traced, placeholder)
     for node in readers:
         if "Assign" in node.op:
             return refusal(node, "")

@@ -6,6 +6,7 @@ not know pass. Here every op that touches a variable is one that we know, or a r
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,11 +20,14 @@ from persist_callbacks.errors import (
     UnsupportedGraph,
 )
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.candidates import likely_outputs
 from persist_callbacks.graph.canonical import canonical, in_order
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import without_port
 from persist_callbacks.graph.rewriting import Rewriter
 
+# Candidates that an error lists.
+_LISTED = 12
 # protobuf's own limit; the graph's nodes need some of it beside the values.
 _MAX_BYTES = 2**31 - 1 - 2**20
 
@@ -73,6 +77,40 @@ def check_freezable(graph: InferenceGraph) -> None:
     _rewritten(graph, [info.name for info in graph.outputs])
 
 
+def needed_variables(graph: InferenceGraph, outputs: Sequence[str]) -> list[str]:
+    """Return the keys of those variables that outputs depend on, sorted.
+
+    Args:
+        graph: the inference graph; one that trains has many more.
+        outputs: nodes that are wanted.
+
+    Raises:
+        UnsupportedGraph: something in the graph cannot be a constant.
+    """
+    return sorted({key for key, _ in _rewritten(graph, outputs).constants})
+
+
+def take_defaults(graph: InferenceGraph, keep: Sequence[str]) -> InferenceGraph:
+    """Let inputs that have a default take it, such as a flag for training.
+
+    Args:
+        graph: the inference graph; not changed.
+        keep: names of inputs that stay inputs.
+    """
+    graph_def = tf.compat.v1.GraphDef()
+    graph_def.CopyFrom(graph.graph_def)
+    taken = set()
+    for node in graph_def.node:
+        if node.op == "PlaceholderWithDefault" and node.name not in keep:
+            taken.add(node.name)
+            dtype = tf.as_dtype(node.attr["dtype"].type)
+            node.CopyFrom(nd.make_node("Identity", node.name, node.input, T=dtype))
+    if not taken:
+        return graph
+    inputs = tuple(info for info in graph.inputs if info.name not in taken)
+    return dataclasses.replace(graph, graph_def=graph_def, inputs=inputs)
+
+
 def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> list[str]:
     """Return the nodes that are wanted as outputs.
 
@@ -85,34 +123,38 @@ def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> lis
     """
     if outputs is None:
         outputs = [info.name for info in graph.outputs]
-    named = [info.name for info in graph.outputs]
-    read = {nd.split(ref)[0] for node in graph.graph_def.node for ref in node.input}
-    candidates = named or [
-        node.name for node in graph.graph_def.node if node.name not in read
-    ]
-    listed = ", ".join(candidates[:20])
+    by_name = {node.name: node for node in graph.graph_def.node}
     if not outputs:
         raise TensorNotFound(
             "outputs",
             expected="names of outputs, as the graph does not say which they are",
             found="none",
-            advice=f"Name them; nodes that nothing reads: {listed}.",
+            advice=f"Name some; likely ones are: {_candidates(graph)}.",
         )
     by_user = {original: name for name, original in graph.original_names.items()}
-    there = {node.name for node in graph.graph_def.node}
     wanted = []
     for output in outputs:
         name = without_port(output)
-        name = name if name in there else by_user.get(name, name)
-        if name not in there:
+        name = name if name in by_name else by_user.get(name, name)
+        if name not in by_name:
             raise TensorNotFound(
                 output,
-                expected=f"an output of the graph: {listed}",
-                found=f"no node of that name among {len(there)}",
+                expected=f"an output of the graph: {_candidates(graph)}",
+                found=f"no node of that name among {len(by_name)}",
                 advice="Name one of these, or any node of the graph.",
             )
         wanted.append(name)
     return wanted
+
+
+def _candidates(graph: InferenceGraph) -> str:
+    """List a graph's outputs; of a graph that says none, what they may be."""
+    if graph.outputs:
+        return ", ".join(info.name for info in graph.outputs)
+    types = {node.name: node.op for node in graph.graph_def.node}
+    names = likely_outputs(graph.graph_def, [info.name for info in graph.inputs])
+    listed = [f"{name} ({types[name]})" for name in names[:_LISTED]]
+    return ", ".join(listed) or "none that depends on an input"
 
 
 def _rewritten(graph: InferenceGraph, wanted: Sequence[str]) -> Rewriter:

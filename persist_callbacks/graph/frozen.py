@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from persist_callbacks.graph import feeding
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import without_port
 from persist_callbacks.graph.pb import ADVICE, read, refuse_state
+from persist_callbacks.graph.running import function_of
 from persist_callbacks.graph.signature import (
     Signature,
     checksum,
@@ -35,6 +36,7 @@ class FrozenGraph:
     def __init__(
         self,
         graph_def: Any,
+        graph: Any,
         function: Any,
         inputs: tuple[TensorInfo, ...],
         outputs: tuple[TensorInfo, ...],
@@ -42,6 +44,7 @@ class FrozenGraph:
         path: Path | None,
         signature: Signature | None,
     ) -> None:
+        self._graph = graph
         self._function = function
         self._inputs = inputs
         self._outputs = outputs
@@ -68,6 +71,15 @@ class FrozenGraph:
     def op_count(self) -> int:
         """How many nodes it has, those in loop bodies included."""
         return sum(self._ops.values())
+
+    def operations(self) -> Iterator[tuple[str, str, tuple[TensorInfo, ...]]]:
+        """Yield name, op type and outputs of each node; those in loops come last."""
+        for operation in self._graph.get_operations():
+            outputs = tuple(_describe(tensor) for tensor in operation.outputs)
+            yield operation.name, operation.type, outputs
+        for function in self._graph.as_graph_def().library.function:
+            for node in function.node_def:
+                yield f"{function.signature.name}/{node.name}", node.op, ()
 
     @property
     def path(self) -> Path | None:
@@ -250,10 +262,7 @@ def from_graph_def(
             tf.import_graph_def(graph_def, name="")
         feeds = [graph.get_tensor_by_name(f"{n}:0") for n in input_names]
         fetches = [graph.get_tensor_by_name(f"{n}:0") for n in output_names]
-        # A session, as TensorFlow 2's functions would leave theirs in the process for
-        # good. It holds the graph, and is freed with the callable.
-        session = tf.compat.v1.Session(graph=graph)
-        function = session.make_callable(fetches, feed_list=feeds)
+        function = function_of(graph, input_names, output_names)
     except (ValueError, KeyError, tf.errors.OpError) as error:
         raise NotAFrozenGraph(
             where,
@@ -267,6 +276,7 @@ def from_graph_def(
         outputs = [_describe(tensor) for tensor in fetches]
     return FrozenGraph(
         graph_def,
+        graph,
         function,
         tuple(inputs),
         tuple(outputs),
@@ -319,4 +329,4 @@ def _as_array(result: Any, info: TensorInfo) -> _Array:
 
 def _describe(tensor: Any) -> TensorInfo:
     shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-    return TensorInfo(tensor.op.name, shape, tensor.dtype.name)
+    return TensorInfo(without_port(tensor.name), shape, tensor.dtype.name)

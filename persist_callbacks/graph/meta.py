@@ -13,7 +13,9 @@ from persist_callbacks.errors import CheckpointDamaged
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.restoring import stored_variables
 from persist_callbacks.graph.saver import add_saver
+from persist_callbacks.graph.tables import filled_tables, replace_lookups
 from persist_callbacks.records import TensorInfo
 
 _SIGNATURE = "serving_default"
@@ -98,8 +100,7 @@ def _read(meta: Any, where: object) -> InferenceGraph:
         inputs = tuple(_placeholder(by_name[name]) for name in order.inputs)
         outputs: tuple[TensorInfo, ...] = ()
         # Unpruned: only the caller knows which of these nodes are outputs.
-        kept = tf.compat.v1.GraphDef()
-        kept.CopyFrom(graph_def)
+        kept = replace_lookups(graph_def, filled_tables(graph_def))
     else:
         inputs = _infos(signature.inputs, order.inputs)
         outputs = _infos(signature.outputs, order.outputs)
@@ -110,6 +111,7 @@ def _read(meta: Any, where: object) -> InferenceGraph:
         outputs=outputs,
         variables=_variables(kept),
         original_names=order.original_names,
+        stored=stored_variables(meta, where),
     )
 
 

@@ -74,6 +74,9 @@ def keeps_state(node: Any) -> bool:
     """
     if node.op == "Placeholder":
         return bool(node.attr["dtype"].type == RESOURCE)
+    if node.op.startswith("TensorArray"):
+        # TF1's loops collect their results in one, which lasts for one run.
+        return False
     definition = op_definition(node.op)
     if definition is None:
         return False

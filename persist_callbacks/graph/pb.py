@@ -39,8 +39,6 @@ def read(path: Path) -> tuple[Any, bytes]:
         raise refusal(f"a file that cannot be read ({error.strerror})") from error
     if not data:
         raise refusal("an empty file")
-    if data.lstrip()[:1] == b"<":
-        raise refusal("HTML or XML text", "The download failed: fetch the file again.")
     graph_def = tf.compat.v1.GraphDef()
     try:
         graph_def.ParseFromString(data)
@@ -49,6 +47,9 @@ def read(path: Path) -> tuple[Any, bytes]:
         found = "bytes that hold no graph"
     except DecodeError:
         found = f"{len(data)} bytes that are no GraphDef"
+    # Only now: a graph's own first bytes may be a line break and this sign too.
+    if data.lstrip()[:1] == b"<":
+        raise refusal("HTML or XML text", "The download failed: fetch the file again.")
     if _is_saved_model(data):
         raise refusal(
             "a SavedModel's saved_model.pb, whose weights lie in other files",

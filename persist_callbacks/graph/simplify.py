@@ -15,6 +15,7 @@ from tensorflow.python.grappler import tf_optimizer
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import canonical
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.portable import split_grouped_convolutions
 
 # A constant that folding made of a formula, such as zeros of a big shape, is not
 # written out in full beyond this.
@@ -36,6 +37,7 @@ def simplify(graph_def: Any, *, inputs: Sequence[str], outputs: Sequence[str]) -
     graph_def = inline_calls(graph_def, inputs=inputs, outputs=outputs)
     graph_def = fold_constants(graph_def, inputs=inputs, outputs=outputs)
     graph_def = remove_identities(graph_def, keep=outputs)
+    graph_def = split_grouped_convolutions(graph_def)
     graph_def = spell_out_constants(graph_def)
     return canonical(graph_def, inputs=inputs, outputs=outputs)
 
@@ -93,6 +95,9 @@ def fold_constants(
     `remap` and `layout` are left out: they make ops that only TensorFlow has.
     """
     passes = ["constfold", "arithmetic", "dependency", "pruning", "constfold"]
+    if any(node.op == "Switch" for node in graph_def.node):
+        # Removes TF1's branches that a constant flag never takes.
+        passes = ["constfold", "loop", *passes]
     return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
 
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from persist_callbacks.errors import ModelNotBuilt, UnsupportedGraph
 from persist_callbacks.graph.capture import to_inference_graph
 from persist_callbacks.graph.freeze import check_freezable
+from persist_callbacks.graph.hoisting import read_outside_functions
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import choose, make_legal, unique
 from persist_callbacks.layer_names import renumber, stem
@@ -78,7 +79,7 @@ def trace(
         concrete, keys, inputs=inputs, outputs=outputs, originals=original_names
     )
     check_freezable(graph)
-    return graph
+    return read_outside_functions(graph)
 
 
 def run_live(
@@ -87,6 +88,7 @@ def run_live(
     arrays: Mapping[str, Any],
     *,
     specs: Any = None,
+    traced: bool = False,
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Run the live model for prediction on arrays by the graph's input names.
 
@@ -98,6 +100,7 @@ def run_live(
         arrays: one array for each of the graph's inputs.
         specs: what `trace` was given. Without it, a model that does not know its
             inputs is handed the tensor itself, or a list of several.
+        traced: whether to call it as ``predict`` does, as a function traced anew.
 
     Returns:
         One array for each of the graph's outputs.
@@ -110,7 +113,11 @@ def run_live(
         packed = keras.tree.pack_sequence_as(structure, values)
     else:
         packed = values[0] if len(values) == 1 else values
-    results = _flat(model(packed, training=False))[0]
+
+    def call() -> list[Any]:
+        return _flat(model(packed, training=False))[0]
+
+    results = tf.function(call, autograph=False)() if traced else call()
     return {
         info.name: np.asarray(result)
         for info, result in zip(graph.outputs, results, strict=True)

@@ -230,11 +230,12 @@ def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
     named = Path(state.model_checkpoint_path)
     candidates = (named, base / named.parent.name / named.name, base / named.name)
     for candidate in candidates:
-        index = candidate.parent / f"{candidate.name}.index"
-        with contextlib.suppress(OSError, ValueError):
-            is_inside = index.resolve().is_relative_to(base.resolve())
-            if is_inside and index.is_file():
-                return os.fspath(candidate)
+        # The format of TensorFlow before 1.0 is one file of the prefix's own name.
+        for file in (candidate.parent / f"{candidate.name}.index", candidate):
+            with contextlib.suppress(OSError, ValueError):
+                is_inside = file.resolve().is_relative_to(base.resolve())
+                if is_inside and file.is_file():
+                    return os.fspath(candidate)
     return None
 
 

@@ -114,6 +114,18 @@ def replace_file(path: Path, data: bytes) -> None:
     sync_folder(path.parent)
 
 
+def put_in_place(passing: Path, path: Path) -> None:
+    """Put a file that something else has written in place of another, or of none.
+
+    Args:
+        passing: the new file, in the same folder, named by `passing_name`.
+        path: its final name; content and name are durable on return.
+    """
+    sync_file(passing)
+    os.replace(passing, path)
+    sync_folder(path.parent)
+
+
 def append_line(path: Path, line: str) -> None:
     """Add one line to a journal with a single write; it is durable on return.
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from persist_callbacks.training import pipeline, python_data, randomness
+from persist_callbacks.training import pipeline, preview, python_data, randomness
 
 
 @dataclass(frozen=True)
@@ -180,6 +180,14 @@ class FitData:
     def element_spec(self) -> Any:
         """Return the structure of ``tf.TypeSpec`` of one batch."""
         return getattr(self._dataset, "element_spec", None)
+
+    def preview(self) -> Any:
+        """Return a few real rows of the inputs; None where getting them has effects."""
+        if self._is_arrays:
+            return preview.rows_of_arrays(self._source.data_adapter._inputs)
+        if self.is_python or not isinstance(self._dataset, tf.data.Dataset):
+            return None
+        return preview.rows_of_dataset(self._dataset)
 
     def spare_iterator(self) -> Any:
         """Make an iterator over the data that counts for nothing.

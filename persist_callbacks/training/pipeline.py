@@ -138,6 +138,36 @@ def set_iterator_state(iterator: Any, state: Any) -> None:
     iterator._restore_from_tensors({"_STATE": state})
 
 
+def repeatable_parts(dataset: Any) -> list[Any]:
+    """List those steps of a pipeline that give the same whenever they are asked.
+
+    Nothing in or before them shuffles, draws at random, keeps elements or runs Python.
+
+    Args:
+        dataset: a ``tf.data.Dataset``; it is followed to where it has several sources.
+
+    Returns:
+        Data sets, the last step of the pipeline first.
+    """
+    found = []
+    while True:
+        if all(_repeats(part) for part in _parts(dataset)):
+            found.append(dataset)
+        sources = dataset._inputs()
+        if len(sources) != 1:
+            return found
+        dataset = sources[0]
+
+
+def _repeats(part: Any) -> bool:
+    kind = type(part).__name__.strip("_")
+    return kind not in ("ShuffleDataset", "CacheDataset", "RandomDataset") and not any(
+        graph.variables
+        or any(operation.op_def.is_stateful for operation in graph.get_operations())
+        for graph in _graphs(part)
+    )
+
+
 def _parts(dataset: Any) -> Iterator[Any]:
     waiting = [dataset]
     while waiting:

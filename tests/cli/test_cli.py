@@ -308,7 +308,7 @@ def test_freeze_inspect_predict(trained: tuple[Path, Any], tmp_path: Path) -> No
     pb = tmp_path / "model.pb"
     frozen = run("freeze", directory, "-o", pb)
     assert frozen.exit_code == 0, frozen.output
-    assert "operations" in frozen.output
+    assert "ops in the final graph" in frozen.output
     assert "input pixels float32[?, 4]" in frozen.output
     assert "output score float32[?, 3]" in frozen.output
     found = json.loads(run("inspect", pb, "--json").stdout)
@@ -407,3 +407,124 @@ def test_report_tells_what_happened(ten: Path) -> None:
 def test_report_of_a_run_to_which_nothing_has_happened(ten: Path) -> None:
     """An empty journal is no failure."""
     assert run("report", ten).output == "Nothing has happened yet.\n"
+
+
+def test_freeze_tells_and_runs(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    """The number of ops, each op where asked for, and results on given or made-up."""
+    directory, model = trained
+    pb, x = tmp_path / "model.pb", tmp_path / "x.npy"
+    np.save(x, np.ones((3, 4), np.float32))
+    plain = run("freeze", directory, "-o", pb)
+    assert plain.exit_code == 0, plain.output
+    count = re.search(r"^(\d+) ops in the final graph", plain.output, re.M)
+    assert count
+    assert "On made-up input:" in plain.output
+    assert "score, the first 4 of 4:" in plain.output
+    told = run("freeze", directory, "-o", pb, "--list-ops", "--input", x).output
+    listed = re.findall(r"^  (\S+) \((\w+)\) -> (.*)$", told, re.M)
+    assert len(listed) == int(count[1])
+    assert ("score", "Identity", "score float32[?, 3]") in listed
+    assert "On what was given:" in told
+    expected = np.asarray(model(np.load(x)))
+    assert f"{expected.mean():.6g}" in told
+
+
+def test_predict_from_csv(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    """One row a line, with or without a header, in batches or at once."""
+    directory, model = trained
+    pb, file, saved = tmp_path / "m.pb", tmp_path / "x.csv", tmp_path / "y.npy"
+    run("freeze", directory, "-o", pb)
+    x = np.random.default_rng(0).normal(size=(7, 4)).astype(np.float32)
+    expected = model.predict(x, verbose=0)
+    lines = [",".join(map(repr, map(float, row))) for row in x]
+    for header in ([], ["a,b,c,d"]):
+        file.write_text("\n".join([*header, *lines]) + "\n")
+        for options in ([], ["--batch-size", 3]):
+            done = run("predict", pb, "--input", file, "-o", saved, *options)
+            assert done.exit_code == 0, done.output
+            np.testing.assert_allclose(np.load(saved), expected, rtol=1e-5, atol=1e-6)
+    file.write_text("1,2,3\n")
+    done = run("predict", pb, "--input", file)
+    assert done.exit_code == 1
+    assert "expected lines of numbers that fill one row of pixels" in done.stderr
+    assert "found lines of 3 columns" in done.stderr
+
+
+TALL = """
+import resource, sys
+import numpy as np
+from persist_callbacks.cli import commands
+from persist_callbacks.graph.frozen import load_frozen_graph
+pb, rows, saved = sys.argv[1:]
+load_frozen_graph(pb)(np.zeros((16384, 4), np.float32))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+options = ["--input", rows, "-o", saved, "--batch-size", "16384"]
+commands(["predict", pb, *options], standalone_mode=False)
+grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+print(grown // (2**20 if sys.platform == "darwin" else 2**10))
+"""
+
+
+def test_a_file_is_not_read_as_a_whole(
+    trained: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """Of 128 MB of rows in another dtype, memory holds some batches at a time."""
+    directory, _ = trained
+    pb, rows, saved = tmp_path / "m.pb", tmp_path / "x.npy", tmp_path / "y.npz"
+    run("freeze", directory, "-o", pb)
+    count = 2**22
+    made = np.lib.format.open_memmap(rows, "w+", np.float64, (count, 4))
+    made[:: count // 8] = 1.0
+    del made
+    done = subprocess.run(
+        [sys.executable, "-c", TALL, pb, rows, saved],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=240,
+    )
+    with np.load(saved) as found:
+        score = found["score"]
+        assert score.shape == (count, 3)
+        np.testing.assert_allclose(score.sum(axis=1)[:: count // 64], 1, rtol=1e-5)
+        assert (score[0] != score[1]).any()
+        np.testing.assert_array_equal(score[0], score[count // 8])
+    # Pages of the mapped file that were read count too, while nobody else wants them.
+    grown = int(done.stdout.splitlines()[-1])
+    assert grown < 190, f"{grown} MiB"
+
+
+def test_a_failed_prediction_leaves_the_older_result(
+    trained: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """A batch that fails half-way leaves no half of a file, and no other either."""
+    directory, _ = trained
+    pb, file, saved = tmp_path / "m.pb", tmp_path / "x.csv", tmp_path / "y.npy"
+    run("freeze", directory, "-o", pb)
+    saved.write_bytes(b"older")
+    file.write_text("1,2,3,4\n" * 5 + "1,2,3\n")
+    done = run("predict", pb, "--input", file, "-o", saved, "--batch-size", 2)
+    assert done.exit_code == 1
+    assert "found lines of 3 or 4 columns" in done.stderr
+    assert saved.read_bytes() == b"older"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("m.pb", "m.signature.json", "x.csv", "y.npy")
+    ]
+
+
+def test_text_in_and_out(tmp_path: Path) -> None:
+    """Strings of any length go in by .csv and come out as an array of bytes."""
+    tf = pytest.importorskip("tensorflow")
+    graph = tf.Graph()
+    with graph.as_default():
+        words = tf.compat.v1.placeholder(tf.string, [None, 2], name="words")
+        tf.strings.join([words[:, 0], words[:, 1]], "-", name="joined")
+    (tmp_path / "m.pb").write_bytes(graph.as_graph_def().SerializeToString())
+    (tmp_path / "w.csv").write_text('a,1\n"b, c",2\nlong one,3\n', encoding="utf-8")
+    done = run(
+        *("predict", tmp_path / "m.pb", "--input", tmp_path / "w.csv"),
+        *("--batch-size", 2, "-o", tmp_path / "y.npy"),
+    )
+    assert done.exit_code == 0, done.output
+    expected = [b"a-1", b"b, c-2", b"long one-3"]
+    assert np.load(tmp_path / "y.npy").tolist() == expected

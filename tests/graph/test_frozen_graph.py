@@ -293,3 +293,46 @@ def test_signature_path() -> None:
     assert signature_path("a/model.pb") == Path("a/model.signature.json")
     assert signature_path("a/model.v1.pb") == Path("a/model.v1.signature.json")
     assert signature_path("a/frozen") == Path("a/frozen.signature.json")
+
+
+def test_a_result_is_the_callers_own() -> None:
+    """What is written into a result reaches neither the graph nor what it was fed."""
+
+    def build() -> None:
+        x = v1.placeholder(tf.float32, [None, 3], name="x")
+        fixed = tf.constant(np.arange(6000, dtype=np.float32), name="numbers")
+        tf.identity(fixed, name="fixed")
+        tf.reshape(fixed, [3, 2000], name="shaped")
+        tf.identity(x, name="echo")
+        flag = tf.reduce_sum(x) > 0
+        tf.identity(tf.cond(flag, lambda: fixed, lambda: fixed[:9]), name="branch")
+
+    names = ["fixed", "shaped", "echo", "branch"]
+    infos = [TensorInfo(name, None, "float32") for name in names]
+    graph = from_graph_def(graph_of(build), None, infos)
+    fed = np.ones((4000, 3), np.float32)
+    first = graph(fed)
+    kept = {name: array.copy() for name, array in first.items()}
+    for array in first.values():
+        array[:] = -5.0
+    assert (fed == 1.0).all()
+    for name, array in graph(fed).items():
+        np.testing.assert_array_equal(array, kept[name])
+
+
+def test_arrays_of_any_layout() -> None:
+    """Strided, transposed and foreign-endian arrays are fed by their values."""
+    graph = from_graph_def(graph_of(two_inputs), None, None)
+    x = np.arange(40, dtype=np.float32).reshape(10, 4)
+    n = np.arange(10, dtype=np.int32)
+    for a in (x[::2, :2], x[:5, :2].astype(">f4"), np.asfortranarray(x[:5, 2:])):
+        found = graph(a, n[:5])
+        again = graph(np.ascontiguousarray(a, np.float32), n[:5].copy())
+        for name, array in again.items():
+            np.testing.assert_array_equal(found[name], array)
+
+
+def test_session_callables_are_where_we_call_them() -> None:
+    """A TensorFlow that moves them fails here by name."""
+    with v1.Session(graph=tf.Graph()) as session:
+        assert callable(session._make_callable_from_options)

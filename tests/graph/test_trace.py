@@ -214,11 +214,19 @@ def test_subclassed_model_needs_specs() -> None:
     np.testing.assert_allclose(frozen(sample), live["double"], atol=1e-6)
 
 
-def test_lookup_table_is_refused_by_layer() -> None:
-    """StringLookup names its layer and the way out; no table reaches the PB."""
+def test_a_table_that_cannot_be_constant_is_refused_by_layer() -> None:
+    """A lookup within a branch names its layer and the way out."""
+    table = tf.lookup.StaticHashTable(
+        tf.lookup.KeyValueTensorInitializer(["a"], [1]), default_value=0
+    )
+
+    def look_up(words: Any) -> Any:
+        first = tf.equal(words[0, 0], "a")
+        return tf.cond(first, lambda: table.lookup(words), lambda: tf.zeros_like(1))
+
     words = keras.Input((1,), dtype="string", name="words")
-    ids = L.StringLookup(vocabulary=["a", "b"], name="vocabulary")(words)
-    model = keras.Model(words, L.Embedding(4, 2)(ids))
+    layer = L.Lambda(look_up, output_shape=(1,), dtype="int32", name="vocabulary")
+    model = keras.Model(words, layer(words))
     with pytest.raises(UnsupportedGraph, match=r"vocabulary.*lookup table.*pipeline"):
         zoo.traced(model)
 

@@ -1,0 +1,214 @@
+"""Arrays in files, for the command: read in chunks, written in chunks, printed."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import click
+
+from persist_callbacks.cli import wording
+from persist_callbacks.errors import ArgumentError, InputMismatch
+from persist_callbacks.records import TensorInfo
+
+_SHOWN = 4
+# Bytes from which on an array stays in its file until its rows are wanted.
+_MAPPED = 2**24
+
+
+class Rows(Protocol):
+    """Rows that lie in a file, and need not all be in memory at once."""
+
+    def __len__(self) -> int:
+        """How many there are."""
+
+    def chunks(self, size: int | None, info: TensorInfo) -> Iterator[Any]:
+        """Give arrays of so many rows for an input; one of all rows for None."""
+
+
+class _Array:
+    """An array in memory, or mapped from a ``.npy`` file."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    def __len__(self) -> int:
+        return len(self._array) if self._array.ndim else 1
+
+    def chunks(self, size: int | None, info: TensorInfo) -> Iterator[Any]:
+        if size is None or not self._array.ndim:
+            yield self._array
+            return
+        for start in range(0, max(len(self._array), 1), size):
+            yield self._array[start : start + size]
+
+
+class _Csv:
+    """A text file, one row a line, its columns the numbers of one row in order.
+
+    A first line that is no numbers is a header, and is passed over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lines = sum(1 for _ in self._read())
+
+    def __len__(self) -> int:
+        return self._lines
+
+    def chunks(self, size: int | None, info: TensorInfo) -> Iterator[Any]:
+        rows = self._read(text=info.dtype == "string")
+        first = True
+        while chunk := list(itertools.islice(rows, size)):
+            yield self._array(chunk, info)
+            first = False
+        if first:
+            yield self._array([], info)
+
+    def _read(self, text: bool = False) -> Iterator[list[str]]:
+        with self._path.open(newline="", encoding="utf-8-sig") as file:
+            rows = (row for row in csv.reader(file) if row)
+            for index, row in enumerate(rows):
+                if index or text or all(_is_number(cell) for cell in row):
+                    yield row
+
+    def _array(self, rows: list[list[str]], info: TensorInfo) -> Any:
+        import numpy as np
+
+        wanted = None if info.shape is None else info.shape[1:]
+        try:
+            if info.dtype == "string":
+                array = np.array(rows, dtype=object)
+            else:
+                array = np.array(rows, dtype=np.float64)
+                whole = info.dtype.startswith(("int", "uint", "bool"))
+                if whole and np.array_equal(array, np.trunc(array)):
+                    array = array.astype(np.int64)
+            if wanted is not None and None not in wanted:
+                array = array.reshape(len(rows), *wanted)
+        except ValueError as error:
+            columns = sorted({len(row) for row in rows})
+            raise InputMismatch(
+                self._path,
+                expected=f"lines of numbers that fill one row of {info}",
+                found=f"lines of {' or '.join(map(str, columns))} columns: {error}",
+                advice="Give one line a row, its numbers separated by commas.",
+            ) from error
+        return array
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
+
+
+def open_inputs(texts: Sequence[str]) -> dict[str, Rows] | list[Rows]:
+    """Open what was given as ``[NAME=]FILE``: by name, or in order without names."""
+    named: dict[str, Rows] = {}
+    unnamed: list[Rows] = []
+    for text in texts:
+        name, separator, file = text.partition("=")
+        if not separator or Path(text).exists():
+            name, file = "", text
+        opened = _open(Path(file), text)
+        if isinstance(opened, dict):
+            if name:
+                raise click.UsageError(
+                    f"--input {text}: the arrays of a .npz have names of their own."
+                )
+            named.update(opened)
+        elif name:
+            named[name] = opened
+        else:
+            unnamed.append(opened)
+    if named and unnamed:
+        raise click.UsageError("--input: give names to all inputs or to none.")
+    return named or unnamed
+
+
+def _open(path: Path, text: str) -> Rows | dict[str, Rows]:
+    import numpy as np
+
+    try:
+        if path.suffix.lower() == ".csv":
+            return _Csv(path)
+        # Without pickles: nothing that comes in a file is executed.
+        if path.suffix == ".npy" and path.stat().st_size > _MAPPED:
+            return _Array(np.load(path, allow_pickle=False, mmap_mode="r"))
+        with path.open("rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.lib.npyio.NpzFile):
+                return {name: _Array(loaded[name]) for name in loaded.files}
+    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ArgumentError(
+            f"--input {text}",
+            expected="a .npy or .npz file of numbers or text, or a .csv",
+            found=str(error) or "no such content",
+            advice="Save it with numpy.save, as an array that needs no pickle.",
+        ) from error
+    return _Array(loaded)
+
+
+def batches(
+    rows: Mapping[str, Rows] | Sequence[Rows],
+    inputs: Sequence[TensorInfo],
+    size: int | None,
+) -> Iterator[Any]:
+    """Give batches as a frozen graph takes them: dicts by name.
+
+    Raises:
+        InputMismatch: the files do not match the inputs, or each other in rows.
+    """
+    by_name = {info.name: info for info in inputs}
+    if not isinstance(rows, Mapping):
+        if len(rows) != len(inputs):
+            raise InputMismatch(
+                "--input",
+                expected=f"{len(inputs)} files: {', '.join(map(str, inputs))}",
+                found=f"{len(rows)}",
+                advice="Give one file for each input, or a .npz by name.",
+            )
+        rows = dict(zip(by_name, rows, strict=True))
+    count = {name: len(each) for name, each in rows.items()}
+    if size is not None and len(set(count.values())) > 1:
+        raise InputMismatch(
+            "--input",
+            expected="files with the same number of rows",
+            found=", ".join(f"{name}: {number}" for name, number in count.items()),
+            advice="Leave --batch-size out, or give files that can be cut in batches.",
+        )
+    # The graph itself says which name it does not know.
+    unknown = TensorInfo("", None, "float32")
+    parts = [
+        each.chunks(size, by_name.get(name.removesuffix(":0"), unknown))
+        for name, each in rows.items()
+    ]
+    for chunk in zip(*parts, strict=True):
+        yield dict(zip(rows, chunk, strict=True))
+
+
+def show(named: Mapping[str, Any]) -> None:
+    """Print arrays: a table of their sizes and spread, and their first rows."""
+    import numpy as np
+
+    console = wording.console()
+    table = wording.table("Output", "Shape", "Dtype", "Min", "Mean", "Max")
+    for name, array in named.items():
+        spread = ["", "", ""]
+        if array.size and np.issubdtype(array.dtype, np.number):
+            spread = [
+                f"{value:.6g}" for value in (array.min(), array.mean(), array.max())
+            ]
+        table.add_row(name, wording.shape(array.shape), str(array.dtype), *spread)
+    console.print(table)
+    for name, array in named.items():
+        rows = array.reshape(-1) if array.ndim == 0 else array
+        console.print(f"{name}, the first {min(len(rows), _SHOWN)} of {len(rows)}:")
+        console.print(np.array2string(rows[:_SHOWN], threshold=100, precision=6))

@@ -1,0 +1,92 @@
+"""Which nodes of a stranger's graph may be the outputs that are wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+from typing import Any
+
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.canonical import in_order
+
+# What they read is what a model is used for: it goes on to nothing but a loss or a
+# choice of the best.
+_ENDS = (
+    "SparseSoftmaxCrossEntropyWithLogits",
+    "SoftmaxCrossEntropyWithLogits",
+    "ArgMax",
+    "TopKV2",
+    "InTopKV2",
+)
+# Training's own, and what only reports, saves or checks.
+_NOT_RESULTS = ("Assign", "Apply", "Save", "Restore", "Summary", "Assert", "Print")
+_NO_VALUE = ("NoOp", "Const", "Switch", "Merge", "Shape", "Exit")
+
+
+def likely_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
+    """Name the nodes that may be a graph's results, the likeliest first.
+
+    Results come from inputs and go into nothing but training: losses, gradients,
+    updates, summaries and savers.
+
+    Args:
+        graph_def: a GraphDef, of a script that trains perhaps.
+        inputs: its placeholders.
+    """
+    ordered = in_order(graph_def.node, [node.name for node in graph_def.node])
+    by_name = {node.name: node for node in ordered}
+    given = {name for name in inputs if name in by_name}
+    # A flag that has a default makes no result of what depends on it alone.
+    without_default = {name for name in given if by_name[name].op == "Placeholder"}
+    reached = _reached(ordered, without_default or given)
+    in_loops = _reached(
+        ordered, [n.name for n in ordered if "Enter" in n.op], until="Exit"
+    )
+    results = {
+        node.name
+        for node in ordered
+        if reached[node.name]
+        and node.name not in given
+        and not in_loops[node.name]
+        and _computes(node)
+    }
+    goes_on: set[str] = set()
+    for node in ordered:
+        if node.name in results and node.op not in _ENDS:
+            goes_on.update(nd.split(reference)[0] for reference in node.input)
+    places = {node.name: place for place, node in enumerate(ordered)}
+    # A loss needs more inputs, its labels, than what is wanted beside it.
+    return sorted(
+        results - goes_on, key=lambda name: (len(reached[name]), -places[name])
+    )
+
+
+def _reached(
+    ordered: list[Any], roots: Collection[str], until: str = ""
+) -> dict[str, set[str]]:
+    """Return by node which of the roots it depends on, loops followed around.
+
+    Args:
+        ordered: nodes, each after what it reads but for where loops close.
+        roots: names of nodes.
+        until: op type that nothing passes.
+    """
+    found = {node.name: {node.name} & set(roots) for node in ordered}
+    changed = True
+    while changed:
+        changed = False
+        for node in ordered:
+            if until and node.op == until:
+                continue
+            for reference in node.input:
+                if not reference.startswith("^"):
+                    more = found.get(nd.split(reference)[0], set()) - found[node.name]
+                    changed = changed or bool(more)
+                    found[node.name] |= more
+    return found
+
+
+def _computes(node: Any) -> bool:
+    """Whether a node computes something of a forward pass."""
+    if node.op in _NO_VALUE or any(word in node.op for word in _NOT_RESULTS):
+        return False
+    return not any(part.startswith("gradients") for part in node.name.split("/"))

@@ -1,0 +1,228 @@
+"""Folders that TensorFlow 1 wrote, frozen by us; and ours, frozen by TensorFlow 1.
+
+The folders in ``tf1/folders`` were written by real TensorFlow 1.15 with
+``tf1/write_folders.py``.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+import tf1
+import zoo
+from click.testing import CliRunner
+from tf1 import write_folders
+
+import persist_callbacks
+from persist_callbacks.cli import commands
+from persist_callbacks.errors import (
+    CheckpointNotFound,
+    TensorNotFound,
+    UnsupportedGraph,
+)
+from persist_callbacks.graph.compare import compare, generate
+from persist_callbacks.graph.meta import to_meta
+from persist_callbacks.graph.trace import run_live
+from persist_callbacks.storage import bundle
+
+KINDS = sorted(path.name for path in tf1.FOLDERS.iterdir())
+# One of its inputs has a default, which is taken unless the input is named.
+WITH_FLAG = {"branches": ["input_holder", "flag"]}
+LIKELY = {
+    "training": "best (ArgMax), predictions (Softmax), loss (Mean).",
+    "recurrent": "all (Identity), last (Identity), ",
+}
+
+
+def arrays(folder: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a folder's graph was fed, and what it gave."""
+    with np.load(folder / "arrays.npz") as loaded:
+        both = {name: loaded[name] for name in loaded.files}
+    return (
+        {name[3:]: value for name, value in both.items() if name.startswith("in/")},
+        {name[4:]: value for name, value in both.items() if name.startswith("out/")},
+    )
+
+
+def freeze_and_compare(folder: Path, pb: Path, kind: str) -> Any:
+    """Freeze a folder by its outputs' names; the PB gives what was given there."""
+    fed, expected = arrays(folder)
+    outputs, inputs = list(expected), WITH_FLAG.get(kind)
+    frozen = persist_callbacks.freeze(folder, pb, outputs=outputs, inputs=inputs)
+    found = zoo.by_name(frozen(fed), outputs)
+    comparison = compare(expected, found, atol=1e-6, rtol=1e-5)
+    assert comparison.agrees, str(comparison)
+    assert all(value.size for value in expected.values())
+    return frozen
+
+
+def test_every_kind_is_there() -> None:
+    """The folders are those that the script beside them writes."""
+    assert sorted(kind.__name__ for kind in write_folders.KINDS) == KINDS
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folder_of_tensorflow_1(kind: str, tmp_path: Path) -> None:
+    """Whatever its variables, loops, names and shards: the PB predicts the same."""
+    frozen = freeze_and_compare(tf1.FOLDERS / kind, tmp_path / "m.pb", kind)
+    assert not [op for op in frozen.ops if "Variable" in op or "Table" in op]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_likely_outputs_are_listed(kind: str, tmp_path: Path) -> None:
+    """Without names, the error lists what may be wanted, the wanted among the first."""
+    with pytest.raises(TensorNotFound) as raised:
+        persist_callbacks.freeze(tf1.FOLDERS / kind, tmp_path / "m.pb")
+    _, _, listed = str(raised.value).partition("likely ones are: ")
+    assert listed.startswith(LIKELY.get(kind, "predictions ("))
+    assert "save/" not in listed
+    assert "gradients" not in listed
+    assert not (tmp_path / "m.pb").exists()
+
+
+def test_dead_branches_are_gone(tmp_path: Path) -> None:
+    """A flag for training that takes its default leaves no trace of training."""
+    frozen = persist_callbacks.freeze(
+        tf1.FOLDERS / "layers", tmp_path / "m.pb", outputs=["predictions"]
+    )
+    assert [info.name for info in frozen.inputs] == ["image"]
+    assert not {"Switch", "Merge", "PlaceholderWithDefault"} & set(frozen.ops)
+
+
+def test_by_the_command_and_by_any_of_its_files(tmp_path: Path) -> None:
+    """Folder, prefix, .index, .meta or shard: whichever one has at hand."""
+    folder = tf1.FOLDERS / "sharded"
+    fed, expected = arrays(folder)
+    names = ["", "model-7", "model-7.index", "model-7.meta"]
+    for name in [*names, "model-7.data-00000-of-00002"]:
+        pb = tmp_path / "m.pb"
+        arguments = ["freeze", folder / name, "-o", pb, "--outputs", "predictions:0"]
+        done = CliRunner().invoke(commands, [str(each) for each in arguments])
+        assert done.exit_code == 0, done.output
+        found = persist_callbacks.load_frozen_graph(pb)(fed)
+        np.testing.assert_allclose(found, expected["predictions"], rtol=1e-6)
+
+
+def test_one_meta_for_several_checkpoints(tmp_path: Path) -> None:
+    """A script that writes the graph once has one for all; of two, none is guessed."""
+    folder = tmp_path / "run"
+    shutil.copytree(tf1.FOLDERS / "renamed", folder)
+    (folder / "model-7.meta").rename(folder / "model-0.meta")
+    freeze_and_compare(folder, tmp_path / "m.pb", "renamed")
+    shutil.copy(folder / "model-0.meta", folder / "model-1.meta")
+    with pytest.raises(CheckpointNotFound, match=r"others: model-0\.meta, model-1"):
+        persist_callbacks.freeze(folder, tmp_path / "m.pb", outputs=["predictions"])
+
+
+def test_a_folder_without_its_checkpoint_file(tmp_path: Path) -> None:
+    """The checkpoints that are there are named, and one can be given by its prefix."""
+    folder = tmp_path / "run"
+    shutil.copytree(tf1.FOLDERS / "two_variables", folder)
+    (folder / "checkpoint").unlink()
+    with pytest.raises(CheckpointNotFound, match="but checkpoints: model-7"):
+        persist_callbacks.freeze(folder, tmp_path / "m.pb", outputs=["predictions"])
+    persist_callbacks.freeze(
+        folder / "model-7", tmp_path / "m.pb", outputs=["predictions"]
+    )
+
+
+def test_a_table_from_a_file_is_refused(tmp_path: Path) -> None:
+    """What the graph does not hold cannot be made constant, and is named."""
+    v1 = tf.compat.v1
+    words = tmp_path / "words.txt"
+    words.write_text("a\nb\n")
+    with tf.Graph().as_default(), v1.Session() as session:
+        asked = v1.placeholder(tf.string, [None], name="words")
+        initializer = tf.lookup.TextFileInitializer(
+            str(words),
+            tf.string,
+            tf.lookup.TextFileIndex.WHOLE_LINE,
+            tf.int64,
+            tf.lookup.TextFileIndex.LINE_NUMBER,
+        )
+        table = tf.lookup.StaticHashTable(initializer, -1, name="vocabulary")
+        tf.identity(table.lookup(asked), name="ids")
+        v1.get_variable("w", [1])
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "run" / "model"))
+    with pytest.raises(UnsupportedGraph, match=r"vocabulary.*a lookup table"):
+        persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb", outputs=["ids"])
+
+
+def test_written_by_tensorflow_2_in_its_old_ways(tmp_path: Path) -> None:
+    """The same script run by this TensorFlow's compat.v1 makes folders that freeze."""
+    kinds = ["two_variables", "partitioned_resources", "functional_loop"]
+    script = tf1.HERE / "write_folders.py"
+    subprocess.run(
+        [sys.executable, script, tmp_path / "made", *kinds],
+        check=True,
+        capture_output=True,
+        timeout=120,
+    )
+    for kind in kinds:
+        freeze_and_compare(tmp_path / "made" / kind, tmp_path / "m.pb", kind)
+
+
+# Ours, frozen by TensorFlow 1's own script.
+
+_NEEDED = pytest.mark.skipif(
+    tf1.python() is None, reason="no TensorFlow 1.15: TF1_PYTHON names none"
+)
+INTERPRETERS = [
+    pytest.param(sys.executable, id="compat.v1"),
+    pytest.param(tf1.python(), id="1.15", marks=_NEEDED),
+]
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """A folder for each kind of model: our checkpoint's files, and a batch."""
+    folders = {}
+    for kind in zoo.KINDS:
+        made, folder = zoo.shared(kind), tmp_path_factory.mktemp(kind)
+        values = {key: tf.constant(value) for key, value in made.values.items()}
+        bundle.write(folder / "model.ckpt", values)
+        (folder / "model.ckpt.meta").write_bytes(to_meta(made.graph))
+        (folder / "checkpoint").write_text('model_checkpoint_path: "model.ckpt"')
+        np.savez(folder / "in.npz", **generate(made.graph.inputs))
+        folders[kind] = folder
+    return folders
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS)
+def test_ours_frozen_by_a_script_of_tensorflow_1(
+    interpreter: str, saved: dict[str, Path]
+) -> None:
+    """import_meta_graph, restore, convert_variables_to_constants: the live outputs."""
+    jobs = []
+    for kind, folder in saved.items():
+        files = [folder, folder / "in.npz", folder / "out.npz"]
+        jobs.append([*map(str, files), ",".join(zoo.shared(kind).outputs)])
+    subprocess.run(
+        [interpreter, tf1.HERE / "freeze_folder.py", json.dumps(jobs)],
+        check=True,
+        timeout=300,
+    )
+    for kind, folder in saved.items():
+        made = zoo.shared(kind)
+        with np.load(folder / "in.npz") as sample:
+            live = run_live(made.model, made.graph, sample)
+        with np.load(folder / "out.npz") as found:
+            tolerance = 2e-2 if kind == "mixed_precision" else 1e-5
+            comparison = compare(
+                {name: value.astype("float32") for name, value in live.items()},
+                dict(found),
+                atol=tolerance,
+                rtol=tolerance,
+            )
+        assert comparison.agrees, f"{kind}: {comparison}"
+        (folder / "out.npz").unlink()
