@@ -139,3 +139,7 @@ class PersistWarning(UserWarning):
 
 class PoisonedWeights(PersistError):
     """Weights are NaN or infinite: nothing that training should go on from."""
+
+
+class RunNotActive(PersistError):
+    """No process trains the run, or it does not answer."""

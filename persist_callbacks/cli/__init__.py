@@ -17,6 +17,7 @@ _MODULES = {
     "list": "list_checkpoints",
     "inspect": "inspect_file",
     "verify": "verify_files",
+    "save": "save_now",
     "freeze": "freeze_checkpoint",
     "predict": "predict_arrays",
     "report": "report_events",

@@ -77,6 +77,26 @@ class RunLock:
         self._lock.release(force=True)
 
 
+def holder(directory: Path) -> Owner | None:
+    """Tell which live process holds the lock of a run directory, None for none.
+
+    Changes nothing but that it holds the lock itself for an instant.
+    """
+    if not (directory / _LOCK).exists():
+        return None
+    probe = filelock.FileLock(directory / _LOCK, timeout=0)
+    try:
+        with probe:
+            return None
+    except filelock.Timeout:
+        return _read_owner(directory)
+
+
+def is_here(owner: Owner) -> bool:
+    """Whether a process is one of this machine."""
+    return owner.host == socket.gethostname()
+
+
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     try:
         status = os.lstat(path)
@@ -98,7 +118,7 @@ def _read_owner(directory: Path) -> Owner | None:
 def _describe(owner: Owner | None) -> str:
     if owner is None:
         return "one that has just begun"
-    if owner.host != socket.gethostname():
+    if not is_here(owner):
         return f"process {owner.pid} on {owner.host}"
     if owner.pid == os.getpid():
         return f"this very process ({owner.pid}), in a run that was not closed"

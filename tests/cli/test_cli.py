@@ -75,7 +75,7 @@ def test_the_command_names_its_subcommands() -> None:
     """Without arguments one is told what there is."""
     output = run("--help").output
     assert [
-        *("list", "inspect", "verify", "freeze", "predict", "report"),
+        *("list", "inspect", "verify", "save", "freeze", "predict", "report"),
     ] == SUBCOMMANDS
     for name in SUBCOMMANDS:
         assert f"\n  {name} " in output

@@ -1,0 +1,98 @@
+"""``persist-callbacks save``: a checkpoint of a run that is under way, now."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import click
+
+from persist_callbacks.cli import wording
+from persist_callbacks.cli.examples import examples
+from persist_callbacks.errors import RunNotActive
+from persist_callbacks.storage import durable, layout, lock
+from persist_callbacks.storage.store import Store
+
+_SECONDS_BETWEEN_LOOKS = 0.1
+
+
+@click.command(
+    "save",
+    epilog=examples(
+        "persist-callbacks save runs/digits",
+        "persist-callbacks save runs/digits --signal --wait 0",
+    ),
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--signal",
+    "by_signal",
+    is_flag=True,
+    help="Send SIGUSR1 to the process, on this machine, in place of touching a file.",
+)
+@click.option(
+    "--wait",
+    default=60.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="Seconds to wait for the checkpoint; 0 asks and returns at once.",
+)
+def command(run: Path, by_signal: bool, wait: float) -> None:
+    """Ask the process that trains the run RUN for a checkpoint, and wait for it.
+
+    It is made at the next step boundary. By default a file named SAVE is put into the
+    run directory, which reaches processes on other machines too.
+    """
+    store = Store.open_for_reading(run)
+    owner = lock.holder(store.directory)
+    if owner is None:
+        raise RunNotActive(
+            store.directory,
+            expected="a process that trains this run",
+            found="none",
+            advice="Start the training script; its checkpoints are written by it.",
+        )
+    before = {saved.record.saved_at for saved in store.checkpoints()}
+    if by_signal:
+        _send(store.directory, owner)
+    else:
+        durable.replace_file(store.directory / layout.SAVE, b"")
+    if not wait:
+        return
+    deadline = time.monotonic() + wait
+    with wording.console().status("Waiting for the checkpoint ..."):
+        while time.monotonic() < deadline:
+            for saved in store.checkpoints():
+                if saved.record.saved_at not in before:
+                    click.echo(saved.record.name)
+                    return
+            time.sleep(_SECONDS_BETWEEN_LOOKS)
+    raise RunNotActive(
+        store.directory,
+        expected=f"a checkpoint within {wait:g} s",
+        found=f"none yet from process {owner.pid} on {owner.host}",
+        advice="A step, a validation or a write may take longer: give --wait more, or "
+        "look with persist-callbacks report.",
+    )
+
+
+def _send(directory: Path, owner: lock.Owner) -> None:
+    number = getattr(signal, "SIGUSR1", None)
+    here = lock.is_here(owner)
+    if number is not None and here:
+        try:
+            os.kill(owner.pid, number)
+        except OSError as error:
+            found = f"process {owner.pid}: {error.strerror}"
+        else:
+            return
+    else:
+        found = f"it on {owner.host}" if not here else "none on this system"
+    raise RunNotActive(
+        directory,
+        expected="a process on this machine that SIGUSR1 can be sent to",
+        found=found,
+        advice="Leave --signal out: a file in the run directory asks for it too.",
+    )

@@ -1,0 +1,74 @@
+"""``persist-callbacks save`` asks a process that trains, and no other."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from persist_callbacks.cli import commands
+from persist_callbacks.storage.store import Store
+
+SCRIPT = Path(__file__).parents[1] / "interrupted_script.py"
+
+
+def run(*arguments):
+    return CliRunner().invoke(commands, [str(each) for each in arguments])
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """A run under way in a process of its own, which saves nothing by itself."""
+    directory = tmp_path_factory.mktemp("training") / "run"
+    options = json.dumps({"every_epochs": 99})
+    child = subprocess.Popen(
+        [sys.executable, SCRIPT, directory, "--pace", "0.5", "--options", options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    for line in child.stdout:
+        if line.startswith("step"):
+            break
+    yield directory
+    child.kill()
+    child.wait()
+    child.stdout.close()
+
+
+@pytest.mark.parametrize("options", [[], ["--signal"]])
+def test_a_run_under_way_is_saved(training, options):
+    """It prints the checkpoint's name once it is there."""
+    result = run("save", training, *options)
+    assert result.exit_code == 0, result.output
+    name = result.output.strip().splitlines()[-1]
+    store = Store.open_for_reading(training)
+    assert store.find("latest").record.name == name
+    reasons = [
+        event["reason"] for event in store.journal() if event["event"] == "saved"
+    ]
+    assert reasons[-1] == ("SIGUSR1" if options else "the SAVE file")
+    assert not (training / "SAVE").exists()
+
+
+def test_nobody_trains(tmp_path):
+    """Nothing is left behind that the next run would find."""
+    with Store.open_for_writing(tmp_path / "run"):
+        pass
+    result = run("save", tmp_path / "run")
+    assert result.exit_code == 1
+    assert "expected a process that trains this run, found none" in result.output
+    assert not (tmp_path / "run" / "SAVE").exists()
+
+
+def test_a_process_that_does_not_answer(tmp_path):
+    """After the time that one is ready to wait."""
+    with Store.open_for_writing(tmp_path / "run"):
+        result = run("save", tmp_path / "run", "--wait", 0.3)
+        assert run("save", tmp_path / "run", "--wait", 0).exit_code == 0
+    assert result.exit_code == 1
+    assert "expected a checkpoint within 0.3 s, found none yet from" in result.output
