@@ -89,6 +89,8 @@ def _be_the_script(arguments: list[str], out: int, errors: int) -> None:
         sys.stderr = os.fdopen(2, "w", closefd=False)
         one_run.main(arguments)
         code = 0
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
     except BaseException:  # noqa: BLE001  told by the log and the exit code
         traceback.print_exc()
     finally:
