@@ -80,10 +80,12 @@ def survey(directory: Path) -> list[Found]:
         found: list[Found] = []
         folders = _folders(directory)
         for folder in folders:
+            before = _identity(folder)
             try:
                 found.append(read(folder))
             except PersistError as error:
-                if os.path.lexists(folder):
+                # Another one may have its name by now: that is not what was read.
+                if before is not None and _identity(folder) == before:
                     found.append((folder, error))
         if len(found) == len(folders):
             break

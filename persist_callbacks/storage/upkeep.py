@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -62,6 +64,9 @@ def see_to_directory(
     """
     if not own_lock.is_in_place():
         durable.make_folder(directory)
+        if not directory.is_dir():
+            code = errno.ENOTDIR
+            raise NotADirectoryError(code, os.strerror(code), str(directory))
         anew = lock.RunLock(directory)
         try:
             _see_to_run(directory, run_id, versions)
