@@ -141,7 +141,7 @@ def test_a_progress_file_that_is_none(run: Path, bait: Path, kind: str) -> None:
     else:
         path.mkdir()
     progress = ProgressFile(run)
-    progress.note(5, at_once=True)
+    progress.note(5)
     progress.close()
     assert bait.read_text() == "nobody's"
 
