@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.message import EncodeError
 
 from persist_callbacks.errors import (
     DirectoryNotWritable,
@@ -91,19 +92,13 @@ def build(
     kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
     names = [info.name for info in kept]
     simple = simplify(frozen, inputs=names, outputs=wanted)
-    if simple.ByteSize() > _PROTOBUF_LIMIT:
-        raise UnsupportedGraph(
-            "graph",
-            expected="a PB of less than 2 GiB, protobuf's limit",
-            found=f"{simple.ByteSize()} bytes",
-            advice="Export in float16 or bfloat16, or serve the checkpoint itself.",
-        )
-    data = serialize(simple)
+    data = _serialized(simple)
     clean = tf.compat.v1.GraphDef.FromString(data)
     known = {info.name: info for info in graph.outputs}
     described = frozen_graphs.describe(clean, [n for n in wanted if n not in known])
     known.update({info.name: info for info in described})
-    loaded = from_graph_def(clean, kept, [known[name] for name in wanted])
+    results = [known[name] for name in wanted]
+    loaded = from_graph_def(clean, kept, results, for_one_run=True)
     _rehearse(loaded)
     return BuiltGraph(loaded, data, graph.original_names)
 
@@ -186,6 +181,23 @@ def _refuse_reaching_out(graph_def: Any) -> None:
                 found=f"{node.op}, which reads files or runs Python",
                 advice="Take it out of the model; prepare the data before.",
             )
+
+
+def _serialized(graph_def: Any) -> bytes:
+    """Return a PB's bytes."""
+    try:
+        data = serialize(graph_def)
+        found = f"{len(data)} bytes"
+    except (EncodeError, ValueError) as error:
+        data, found = b"", str(error)
+    if not 0 < len(data) <= _PROTOBUF_LIMIT:
+        raise UnsupportedGraph(
+            "graph",
+            expected="a PB of less than 2 GiB, protobuf's limit",
+            found=found,
+            advice="Export in float16 or bfloat16, or serve the checkpoint itself.",
+        )
+    return data
 
 
 def _inputs(

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,15 +38,15 @@ class FrozenGraph:
         self,
         graph_def: Any,
         graph: Any,
-        function: Any,
         inputs: tuple[TensorInfo, ...],
         outputs: tuple[TensorInfo, ...],
         *,
         path: Path | None,
         signature: Signature | None,
+        for_one_run: bool = False,
     ) -> None:
         self._graph = graph
-        self._function = function
+        self._for_one_run = for_one_run
         self._inputs = inputs
         self._outputs = outputs
         self._path = path
@@ -163,6 +164,16 @@ class FrozenGraph:
             }
         return feeding.feed(self._inputs, arrays, named, originals)
 
+    @cached_property
+    def _function(self) -> Callable[..., list[_Array]]:
+        """Made at the first call: many a graph is loaded to be described only."""
+        return function_of(
+            self._graph,
+            [info.name for info in self._inputs],
+            [info.name for info in self._outputs],
+            as_it_is=self._for_one_run,
+        )
+
     def _run(self, feed: Mapping[str, _Array]) -> dict[str, _Array]:
         results = self._function(*(feed[info.name] for info in self._inputs))
         return {
@@ -224,6 +235,7 @@ def from_graph_def(
     path: str | Path | None = None,
     *,
     signature: Signature | None = None,
+    for_one_run: bool = False,
 ) -> FrozenGraph:
     """Make a frozen graph callable, in a clean graph of its own.
 
@@ -233,6 +245,7 @@ def from_graph_def(
         outputs: what it gives; None for the nodes that nothing reads.
         path: where it came from, if it came from a file.
         signature: what stands beside the file.
+        for_one_run: whether it is to be tried out only, not to be run many times.
 
     Raises:
         NotAFrozenGraph: it has variables or tables, or TensorFlow cannot import it.
@@ -262,7 +275,6 @@ def from_graph_def(
             tf.import_graph_def(graph_def, name="")
         feeds = [graph.get_tensor_by_name(f"{n}:0") for n in input_names]
         fetches = [graph.get_tensor_by_name(f"{n}:0") for n in output_names]
-        function = function_of(graph, input_names, output_names)
     except (ValueError, KeyError, tf.errors.OpError) as error:
         raise NotAFrozenGraph(
             where,
@@ -277,11 +289,11 @@ def from_graph_def(
     return FrozenGraph(
         graph_def,
         graph,
-        function,
         tuple(inputs),
         tuple(outputs),
         path=None if path is None else Path(path),
         signature=signature,
+        for_one_run=for_one_run,
     )
 
 

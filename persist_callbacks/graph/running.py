@@ -30,7 +30,11 @@ _FRESH = frozenset(
 
 
 def function_of(
-    graph: Any, inputs: Sequence[str], outputs: Sequence[str]
+    graph: Any,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    *,
+    as_it_is: bool = False,
 ) -> Callable[..., list[np.ndarray[Any, Any]]]:
     """Return a function from arrays, one an input, to arrays, one an output.
 
@@ -41,8 +45,12 @@ def function_of(
         graph: a tf.Graph without variables.
         inputs: names of nodes to feed, in order.
         outputs: names of nodes to fetch, in order.
+        as_it_is: whether TensorFlow is to spend no time on making it fast first, which
+            for a graph of large weights takes longer than many runs.
     """
-    session = tf.compat.v1.Session(graph=graph)
+    config = tf.compat.v1.ConfigProto()
+    config.graph_options.rewrite_options.disable_meta_optimizer = as_it_is
+    session = tf.compat.v1.Session(graph=graph, config=config)
     options = config_pb2.CallableOptions()
     options.feed.extend(f"{name}:0" for name in inputs)
     options.fetch.extend(f"{name}:0" for name in outputs)

@@ -49,6 +49,9 @@ def name_outputs(graph_def: Any, outputs: Sequence[str]) -> Any:
         graph_def: a GraphDef; not changed.
         outputs: nodes that are wanted.
     """
+    by_name = {node.name: node for node in graph_def.node}
+    if all(by_name[name].op in ("Identity", "Placeholder") for name in outputs):
+        return graph_def
     result = tf.compat.v1.GraphDef()
     result.CopyFrom(graph_def)
     by_name = {node.name: node for node in result.node}
