@@ -78,6 +78,26 @@ class Answerer:
             self._saver.save(take, request.reason)
             self._say(f"Checkpoint of step {step}, asked for by {request.reason}")
 
+    def end(self, step: int) -> None:
+        """End the program after training, if it was asked to stop by then.
+
+        What comes after training is left to the rerun.
+
+        Args:
+            step: the steps that are done.
+
+        Raises:
+            KeyboardInterrupt: after Ctrl-C.
+            SystemExit: after any other request to stop.
+        """
+        request = self._interruptions.stop
+        if request is None:
+            return
+        taken = time.monotonic() - request.at
+        self._note(request, step, True, taken)
+        self._say(f"Stopped by {request.reason} at the end of training.")
+        raise request.exit()
+
     def answer_stop(
         self, step: int, take: Callable[[], Snapshot], release: Callable[[], None]
     ) -> None:

@@ -637,11 +637,7 @@ class CheckpointedRun:
                 )
         finally:
             self.release()
-        request = self._interruptions.stop
-        if request is not None:
-            # What comes after training is left to the rerun.
-            self._say(f"Stopped by {request.reason} at the end of training.")
-            raise request.exit()
+        self._answerer.end(self._step)
 
     def release(self, *, within: float | None = None) -> None:
         """Finish the write in flight; leave directory and model as they were found.

@@ -62,14 +62,16 @@ def stop_and_resume(name: str, where: Path, whole: Path, after: float) -> Stop:
     timer.join()
     code = child.wait()
     to_exit = time.monotonic() - sent[0] if sent else 0.0
-    stopped = [e for e in _journal(where / "run") if e["event"] == "stopped"]
+    events = _journal(where / "run")
+    stopped = [e for e in events if e["event"] == "stopped"]
+    saved = [e for e in events if e["event"] == "saved"]
     to_safe = stopped[-1]["seconds"] if stopped and stopped[-1]["safe"] else None
     run_to_end(name, where, "ours", spawn=False, pace=0.0)
     unlike = differences(
         json.loads((whole / "outcome.json").read_text()),
         json.loads((where / "outcome.json").read_text()),
     )
-    if part == "after the last step":
+    if saved and saved[-1]["reason"] == "finished":
         # Nothing is trained any more: a rerun builds no metrics.
         unlike.pop("metric variables", None)
     return Stop(part, code, to_exit, to_safe, list(unlike))
