@@ -37,7 +37,7 @@ from persist_callbacks.training import (
     model_building,
     settings,
 )
-from persist_callbacks.training.fit_data import FitData, Passed
+from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
 from persist_callbacks.watchers import Watcher
 
@@ -100,7 +100,10 @@ class CheckpointedRun:
         self._epoch, self._batch, self._step = start.epoch, start.batch, start.step
         self._trained = self._in_batch = self._is_whole = False
         self._cut_short = self._size_known = False
-        self._validation_iterators = 0
+        self._validation: FitData | None = None
+        # Until its first validation, what an earlier process has left of the data.
+        self._validated = Passed()
+        self._validation_beginning: Beginning | None = None
         self._iterator: Any = None
         self._drawn = 0
         self._last_logs: Logs = {}
@@ -235,7 +238,9 @@ class CheckpointedRun:
                 run=str(self._options.path),
             )
             self._fit.data.count_epochs(passed.epochs)
-            self._validation_iterators = passed.validation_iterators
+            self._validated = passed
+            if self._recovery is not None:
+                self._validation_beginning = self._recovery.validation_beginning()
             if state is not None:
                 self._fit.data.expect_length(state.batches_per_epoch)
 
@@ -526,6 +531,7 @@ class CheckpointedRun:
                 epochs=self._loop.epochs,
                 in_validation=in_validation,
                 settings=self._settings,
+                validation=self._validation_begins_with(),
             )
         )
 
@@ -537,10 +543,17 @@ class CheckpointedRun:
             return
         if self._recovery is not None and self._recovery.state.in_validation:
             self._resume_in_validation(self._recovery)
-        # It may reshuffle too.
-        validation = self._fit.validation_data
-        if validation is not None:
-            validation.count_iterators(self._validation_iterators)
+        if self._validation is None and self._fit.validation_data is not None:
+            # It may reshuffle too.
+            self._validation = validation = self._fit.validation_data
+            passed = self._validated
+            validation.count_iterators(
+                passed.validation_iterators, self._validation_beginning
+            )
+            # Every validation begins by telling its data of an epoch's end; of this
+            # first one nobody could count it.
+            ended = passed.validation_epochs
+            validation.count_epochs(ended + bool(ended))
         if self._recovery is None and self._interruptions.is_listening:
             self._held = self._take_in_validation(self._fit.data)
 
@@ -559,8 +572,12 @@ class CheckpointedRun:
         waiting = data.waiting_iterator
         extra = waiting is not None and waiting is not self._iterator
         passed = self._passed(begins=False)
+        told = passed.validation_epochs
         passed = dataclasses.replace(
-            passed, iterators=passed.iterators - extra, epochs=passed.epochs - 1
+            passed,
+            iterators=passed.iterators - extra,
+            epochs=passed.epochs - 1,
+            validation_epochs=told - bool(told),
         )
         iterator, drawn = self._iterator, self._drawn
         if not data.keeps_iterator:
@@ -677,11 +694,25 @@ class CheckpointedRun:
     def _passed(self, *, begins: bool) -> Passed:
         if self._fit is None:
             return Passed()
-        data, validation = self._fit.data, self._fit.validation_data
-        made = self._validation_iterators
-        if validation is not None:
-            made = max(made, validation.iterators_made)
-        return Passed(data.iterators_made + begins, data.epochs_ended, made)
+        data, validation = self._fit.data, self._validation
+        if validation is None:
+            return dataclasses.replace(
+                self._validated,
+                iterators=data.iterators_made + begins,
+                epochs=data.epochs_ended,
+            )
+        return Passed(
+            data.iterators_made + begins,
+            data.epochs_ended,
+            validation.iterators_made,
+            validation.epochs_ended,
+        )
+
+    def _validation_begins_with(self) -> Beginning | None:
+        validation = self._validation
+        if validation is None:
+            return self._validation_beginning
+        return validation.beginning_next()
 
     def _siblings(self) -> list[Any]:
         return [member for member in self._loop.callbacks if member is not self._owner]

@@ -330,6 +330,12 @@ class Recovery:
         seeds = self._iterator_state() if data.begins else None
         return Beginning(values, data.random, data.own, seeds)
 
+    def validation_beginning(self) -> Beginning:
+        """Return what the next iterator over the validation data is to begin with."""
+        data = self.state.data
+        values = tuple(self.tensors()[key] for key in data.validation_keys())
+        return Beginning(values, own=data.validation_own)
+
     def data_end(self) -> Beginning:
         """Return what a data set is left with by a run that has no epoch left."""
         return dataclasses.replace(self.data_beginning(), seeds=self._iterator_state())

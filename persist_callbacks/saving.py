@@ -39,7 +39,7 @@ from persist_callbacks.training import (
     variables,
 )
 from persist_callbacks.training import state as training_state
-from persist_callbacks.training.fit_data import FitData, Passed
+from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 
 # Until a save has been measured, its cost is taken from its size: a modest disk and the
@@ -87,6 +87,7 @@ class Boundary:
         epochs: how many were asked for.
         in_validation: whether the epoch's validation comes next.
         settings: what the script has asked for.
+        validation: what the next iterator over the validation data begins with.
     """
 
     position: Position
@@ -101,6 +102,7 @@ class Boundary:
     epochs: int | None = None
     in_validation: bool = False
     settings: Mapping[str, str] = field(default_factory=dict)
+    validation: Beginning | None = None
 
 
 @dataclass
@@ -210,6 +212,14 @@ class Capturer:
                 boundary.data,
                 largest=largest,
             )
+        if boundary.validation is not None:
+            began = boundary.validation
+            data = dataclasses.replace(
+                data,
+                validation_variables=len(began.variables),
+                validation_own=began.own,
+            )
+            tensors.update(zip(data.validation_keys(), began.variables, strict=True))
         states, arrays = callback_state.capture(self._callbacks())
         tensors.update(data_tensors)
         tensors.update(arrays)

@@ -151,17 +151,25 @@ def test_read_only_directory(face, untouched, monkeypatch):
         folder.chmod(0o700)
 
 
-@pytest.mark.parametrize("face", ["PeriodicCheckpoint", "resume", "freeze"])
-def test_directory_with_something_else(face, untouched):
+@pytest.mark.parametrize(
+    ("face", "error"),
+    [
+        ("PeriodicCheckpoint", NotARunDirectory),
+        ("resume", NotARunDirectory),
+        # Which takes any folder that a Saver has written, and misses a checkpoint.
+        ("freeze", CheckpointNotFound),
+    ],
+)
+def test_directory_with_something_else(face, error, untouched):
     """A folder of the user's own files is not taken for a run, nor made one."""
     folder = untouched.path / "thesis"
     folder.mkdir()
     (folder / "chapter.txt").write_text("mine")
     untouched.watch()
     faces = {**FACES, "freeze": lambda path: freeze(path, path / "model.pb")}
-    with pytest.raises(NotARunDirectory) as raised:
+    with pytest.raises(error) as raised:
         faces[face](folder)
-    message = message_of(raised, NotARunDirectory)
+    message = message_of(raised, error)
     assert message.startswith(f"{folder}: expected a run directory")
 
 

@@ -254,6 +254,9 @@ def check_index(prefix: str | os.PathLike[str]) -> None:
 
     where = index_name = f"{_short(prefix)}.index"
     path = Path(f"{os.fspath(prefix)}.index")
+    if not path.exists() and Path(prefix).is_file():
+        # The format of TensorFlow before 1.0 is one table, which needs no index.
+        return
     try:
         entries = bundle_index.entries(read_plain(path, limit=LARGEST[INDEX]))
         header = protos.BundleHeaderProto.FromString(entries.pop(b"", b""))

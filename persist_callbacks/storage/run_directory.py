@@ -35,7 +35,7 @@ _HARMLESS = (
     "*.pb",
     "*.signature.json",
     "*.keras",
-    "*.h5",
+    "*.weights.h5",
     "*.csv",
     "*.log",
     "*.out",

@@ -33,6 +33,9 @@ class DataPosition:
         begins: whether the next step is the first of an iterator that is not made yet;
             the state is that of the one before it then, for the seeds of the data set.
         reason: why it is a replay, else empty.
+        validation_variables: how many variables of the validation pipeline are in the
+            checkpoint, with their values from then.
+        validation_own: the own state of a ``PyDataset`` to validate on.
     """
 
     way: Literal["iterator", "replay"]
@@ -43,15 +46,21 @@ class DataPosition:
     own: dict[str, Any] | None = None
     begins: bool = False
     reason: str = ""
+    validation_variables: int = 0
+    validation_own: dict[str, Any] | None = None
 
     def keys(self) -> list[str]:
         """List the names of the tensors that go with it in the checkpoint."""
         state = [KEY] if self.way == "iterator" else []
-        return state + self.variable_keys()
+        return state + self.variable_keys() + self.validation_keys()
 
     def variable_keys(self) -> list[str]:
         """List the names of the pipeline's variables in the checkpoint."""
         return [f"data/variables/{number}" for number in range(self.variables)]
+
+    def validation_keys(self) -> list[str]:
+        """List the names of the validation pipeline's variables in the checkpoint."""
+        return [f"data/validation/{n}" for n in range(self.validation_variables)]
 
 
 class Locator:

@@ -6,6 +6,7 @@ alone, and ``tests/training/test_fit_loop.py`` fails by name when a version move
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,12 +24,14 @@ class Passed:
     Args:
         iterators: iterators over the data that were made, the one in use included.
         epochs: epochs that the data were told the end of.
-        validation_iterators: likewise over the validation data.
+        validation_iterators: iterators over the validation data that are done with.
+        validation_epochs: validations that those data were told the end of.
     """
 
     iterators: int = 0
     epochs: int = 0
     validation_iterators: int = 0
+    validation_epochs: int = 0
 
 
 @dataclass(frozen=True)
@@ -265,6 +268,19 @@ class FitData:
         data = self._source._distributed_dataset
         return data.beginning_now() if isinstance(data, _Counted) else Beginning()
 
+    def beginning_next(self) -> Beginning:
+        """What the iterator of the next validation will begin with.
+
+        An epoch's end is told before. What shuffles by its own generator then is made
+        up for by the ends that were told, and not put back.
+        """
+        beginning, source = self.beginning_now(), self._py_dataset
+        if source is None or python_data.has_protocol(source):
+            return beginning
+        if python_data.ends_epochs(source):
+            return dataclasses.replace(beginning, own=None)
+        return beginning
+
     def catch_up(self, iterators: int, beginning: Beginning) -> None:
         """Bring data that no epoch is left for to where an earlier process left them.
 
@@ -287,7 +303,11 @@ class FitData:
         return pipeline.captured_variables(self._dataset)
 
     def count_iterators(
-        self, made_before: int, beginning: Beginning | None = None, *, run: str = ""
+        self,
+        made_before: int,
+        beginning: Beginning | None = None,
+        *,
+        run: str = "",
     ) -> None:
         """Count the iterators that fit makes, and make up for earlier ones first.
 

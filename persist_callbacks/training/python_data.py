@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
+import keras
 import numpy as np
 
 from persist_callbacks.training import json_values
@@ -25,6 +26,12 @@ _WHERE = "data"
 def has_protocol(dataset: Any) -> bool:
     """Whether a data set keeps its state itself."""
     return hasattr(dataset, "get_state") and hasattr(dataset, "set_state")
+
+
+def ends_epochs(dataset: Any) -> bool:
+    """Whether a data set does something of its own at an epoch's end."""
+    plain = keras.utils.PyDataset.on_epoch_end
+    return getattr(type(dataset), "on_epoch_end", plain) is not plain
 
 
 def capture(dataset: Any) -> dict[str, Any]:
