@@ -14,6 +14,98 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
 
+# What a caller feeds, and constants, which some readers take for no result.
+_NAMED_ALREADY = ("Const", "Placeholder", "PlaceholderWithDefault")
+# OpenCV's reader asks for these, be they at their defaults or not.
+_ASKED_FOR = {
+    "ArgMax": ("output_type",),
+    "LeakyRelu": ("alpha",),
+    "Mean": ("keep_dims",),
+    "Pack": ("axis",),
+    "StridedSlice": (
+        "begin_mask",
+        "ellipsis_mask",
+        "end_mask",
+        "new_axis_mask",
+        "shrink_axis_mask",
+    ),
+    "Sum": ("keep_dims",),
+}
+
+
+def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
+    """Let the op that computes an output bear its name, not an Identity after it.
+
+    OpenCV's reader removes each Identity, and does not find the output then.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+        outputs: nodes that are wanted by name.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    renamed: dict[str, str] = {}
+    for output in outputs:
+        node = by_name[output]
+        if node.op != "Identity" or len(node.input) != 1:
+            continue
+        source, port = nd.split(node.input[0])
+        taken = source in outputs or source in renamed
+        if port == 0 and not taken and by_name[source].op not in _NAMED_ALREADY:
+            renamed[source] = output
+    result = tf.compat.v1.GraphDef()
+    result.versions.CopyFrom(graph_def.versions)
+    result.library.CopyFrom(graph_def.library)
+    for node in graph_def.node:
+        if node.name in renamed.values():
+            continue
+        made = result.node.add()
+        made.CopyFrom(node)
+        made.name = renamed.get(node.name, node.name)
+        del made.input[:]
+        made.input.extend(_renamed(reference, renamed) for reference in node.input)
+    return result
+
+
+def spell_out_attributes(graph_def: Any) -> Any:
+    """Write down those attributes at their defaults that a reader asks for.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph_def)
+    for node in result.node:
+        for key in _ASKED_FOR.get(node.op, ()):
+            if key not in node.attr:
+                attributes = nd.op_definition(node.op).attr
+                (default,) = (a.default_value for a in attributes if a.name == key)
+                node.attr[key].CopyFrom(default)
+    return result
+
+
+def erfc_to_erf(graph_def: Any) -> Any:
+    """Write Keras' GELU with Erf, as older versions did; ONNX has no Erfc.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    result = tf.compat.v1.GraphDef()
+    result.versions.CopyFrom(graph_def.versions)
+    result.library.CopyFrom(graph_def.library)
+    taken = {node.name for node in graph_def.node}
+    for node in graph_def.node:
+        if node.op != "Erfc":
+            result.node.add().CopyFrom(node)
+            continue
+        dtype = tf.as_dtype(node.attr["T"].type)
+        names = [unique(f"{node.name}/{part}", taken) for part in ("one", "erf")]
+        taken.update(names)
+        one = np.ones((), dtype.as_numpy_dtype)
+        result.node.append(nd.constant(names[0], one, dtype))
+        result.node.append(nd.make_node("Erf", names[1], node.input, T=dtype))
+        result.node.append(nd.make_node("Sub", node.name, names, T=dtype))
+    return result
+
 
 def split_grouped_convolutions(graph_def: Any) -> Any:
     """Make a convolution in groups a depthwise one, or one convolution for each group.
@@ -48,6 +140,12 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
                 continue
         result.node.add().CopyFrom(node)
     return result
+
+
+def _renamed(reference: str, renamed: Mapping[str, str]) -> str:
+    name, port = nd.split(reference)
+    name = renamed.get(name, name)
+    return f"^{name}" if port < 0 else name if port == 0 else f"{name}:{port}"
 
 
 def _channels(graph_def: Any, references: Sequence[str]) -> Mapping[str, int | None]:

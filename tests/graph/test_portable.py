@@ -9,7 +9,13 @@ import pytest
 import tensorflow as tf
 
 from persist_callbacks.graph.frozen import count_ops, from_graph_def
-from persist_callbacks.graph.portable import split_grouped_convolutions
+from persist_callbacks.graph.portable import (
+    erfc_to_erf,
+    name_results,
+    spell_out_attributes,
+    split_grouped_convolutions,
+)
+from persist_callbacks.records import TensorInfo
 
 v1 = tf.compat.v1
 
@@ -71,3 +77,74 @@ def test_a_plain_convolution_stays() -> None:
     """One group is what Conv2D is for."""
     graph_def, _ = convolution(1, 4)
     assert list(split_grouped_convolutions(graph_def).node) == list(graph_def.node)
+
+
+def named(build: Any, *outputs: str) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        build(v1.placeholder(tf.float32, [None, 2], name="x"))
+    return name_results(graph.as_graph_def(), outputs)
+
+
+def test_an_output_is_the_op_that_computes_it() -> None:
+    """No Identity stands for it, and other readers find it by its new name."""
+
+    def build(x: Any) -> None:
+        inner = tf.nn.relu(x, name="inner")
+        tf.identity(inner, name="y")
+        tf.add(inner, 1.0, name="z")
+
+    graph_def = named(build, "y", "z")
+    by_name = {node.name: node for node in graph_def.node}
+    assert by_name["y"].op == "Relu"
+    assert by_name["z"].input[0] == "y"
+    assert "inner" not in by_name
+
+
+def test_outputs_that_share_an_op_or_are_an_input_stay() -> None:
+    """One op bears one name; what is fed keeps its own."""
+
+    def build(x: Any) -> None:
+        inner = tf.nn.relu(x, name="inner")
+        tf.identity(inner, name="y")
+        tf.identity(inner, name="again")
+        tf.identity(x, name="echo")
+        tf.identity(tf.constant(1.0), name="fixed")
+
+    outputs = ("y", "again", "echo", "fixed")
+    graph_def = named(build, *outputs)
+    types = {node.name: node.op for node in graph_def.node}
+    assert [types[name] for name in outputs] == ["Relu", *3 * ["Identity"]]
+    x = np.array([[-1.0, 2.0]], np.float32)
+    infos = [TensorInfo(name, None, "float32") for name in outputs]
+    found = from_graph_def(graph_def, None, infos)(x)
+    np.testing.assert_array_equal(found["again"], [[0.0, 2.0]])
+    np.testing.assert_array_equal(found["echo"], x)
+
+
+def test_attributes_that_a_reader_asks_for() -> None:
+    """Those are there with their defaults, and what they do say is kept."""
+    node = v1.NodeDef(name="s", op="StridedSlice")
+    node.attr["end_mask"].i = 3
+    graph_def = v1.GraphDef(node=[node])
+    (spelled,) = spell_out_attributes(graph_def).node
+    assert {key: value.i for key, value in spelled.attr.items()} == {
+        **dict.fromkeys(["begin_mask", "ellipsis_mask", "new_axis_mask"], 0),
+        **{"shrink_axis_mask": 0, "end_mask": 3},
+    }
+
+
+def test_erfc_becomes_erf() -> None:
+    """ONNX knows the one and not the other; a GELU takes either."""
+
+    def build(x: Any) -> None:
+        tf.math.erfc(x, name="y")
+
+    graph = tf.Graph()
+    with graph.as_default():
+        build(v1.placeholder(tf.float32, [None, 2], name="x"))
+    graph_def = erfc_to_erf(graph.as_graph_def())
+    assert "Erfc" not in count_ops(graph_def)
+    x = np.linspace(-6, 6, 200, dtype=np.float32).reshape(-1, 2)
+    found = from_graph_def(graph_def, None, None)(x)
+    np.testing.assert_allclose(found, tf.math.erfc(x), atol=2e-7)

@@ -63,10 +63,12 @@ def test_loops_stay_loops() -> None:
 
 
 def test_no_identity_but_the_outputs() -> None:
-    """Identities go, the named outputs stay, also where one reads an input directly."""
+    """Identities go, but of an output that is an input, or another's op."""
     made = zoo.traced(zoo.dicts)
     identities = [n.name for n in made.frozen().node if n.op == "Identity"]
-    assert sorted(identities) == sorted(made.outputs)
+    # One is an input, one the fifth result of a loop.
+    assert sorted(identities) == ["echo", "memory"]
+    assert set(made.outputs) <= {node.name for node in made.frozen().node}
 
 
 def test_calls_are_inlined() -> None:
@@ -100,7 +102,7 @@ def test_an_output_that_is_no_identity_keeps_its_name() -> None:
         graph.as_graph_def(), inputs=["x"], outputs=["scaled", "y"]
     )
     by_name = {node.name: node.op for node in simple.node}
-    assert by_name["scaled"] == by_name["y"] == "Identity"
+    assert (by_name["scaled"], by_name["y"]) == ("Mul", "Relu")
 
 
 def test_an_input_nobody_reads_stays() -> None:
