@@ -423,7 +423,7 @@ def test_freeze_tells_and_runs(trained: tuple[Path, Any], tmp_path: Path) -> Non
     told = run("freeze", directory, "-o", pb, "--list-ops", "--input", x).output
     listed = re.findall(r"^  (\S+) \((\w+)\) -> (.*)$", told, re.M)
     assert len(listed) == int(count[1])
-    assert ("score", "Identity", "score float32[?, 3]") in listed
+    assert ("score", "Softmax", "score float32[?, 3]") in listed
     assert "On what was given:" in told
     expected = np.asarray(model(np.load(x)))
     assert f"{expected.mean():.6g}" in told
