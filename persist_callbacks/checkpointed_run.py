@@ -235,7 +235,9 @@ class CheckpointedRun:
             self._fit.data.count_iterators(
                 max(0, passed.iterators - 1),
                 None if self._recovery is None else self._recovery.data_beginning(),
+                drawn_before=0 if state is None else state.data.drawn_before,
                 run=str(self._options.path),
+                filling=self._filling,
             )
             self._fit.data.count_epochs(passed.epochs)
             self._validated = passed
@@ -270,7 +272,11 @@ class CheckpointedRun:
             # Here, since another callback's train begin may say otherwise, or fail.
             self._fit.start_at(self._first_epoch(recovery))
         if over and self._fit is not None:
-            self._fit.data.catch_up(recovery.iterators_made, recovery.data_end())
+            self._fit.data.catch_up(
+                recovery.iterators_made,
+                recovery.state.data.passed.drawn,
+                recovery.data_end(),
+            )
         if over and not self._model.built:
             self._build_for_nothing_to_train()
         if self._model.built:
@@ -370,6 +376,7 @@ class CheckpointedRun:
         )
         self._batch += steps
         self._drawn += steps
+        self._fit.data.note_drawn(iterator)
         self._note_progress()
         return self._last_logs
 
@@ -380,7 +387,8 @@ class CheckpointedRun:
         state = recovery.state
         if state.in_validation and self._batch >= state.position.batch:
             # No step of this epoch comes any more before which it could be done.
-            self._rewinder = data_position.Rewinder(state.data, iterator)
+            late = self._fit.data.seeds.late()
+            self._rewinder = data_position.Rewinder(state.data, iterator, late)
             self._rehearsed = self._put_back_all_variables(recovery, run, iterator)
             self._last_logs = recovery.last_logs()
         return recovery.last_logs()
@@ -388,23 +396,25 @@ class CheckpointedRun:
     def _resume_here(self, recovery: Recovery, run: Any, iterator: Any) -> None:
         """Put everything back, just before the first step that is not done."""
         assert self._fit is not None
-        rewinder = data_position.Rewinder(recovery.state.data, iterator)
-        drawn = 0
+        data, drawn = self._fit.data, 0
+        rewinder = data_position.Rewinder(
+            recovery.state.data, iterator, data.seeds.late()
+        )
         if not self._is_whole:
             drawn = self._put_back_all_variables(recovery, run, iterator)
             recovery.put_back_callbacks(self._siblings())
         rewinder.restore(
             recovery.tensors(),
             already_drawn=drawn,
-            spare=self._fit.data.spare_iterator,
+            spare=data.spare_iterator,
             progress=self._replaying,
         )
+        if recovery.state.data.drawn:
+            data.note_drawn(iterator)
         if not self._is_whole:
             # Python's and NumPy's generators are where a replay by Python code left
             # them, which reads ahead of training: another place is not the data's.
-            recovery.put_back_seeds(
-                but_python=rewinder.replays and self._fit.data.is_python
-            )
+            recovery.put_back_seeds(but_python=rewinder.replays and data.is_python)
         self._drawn = recovery.state.data.drawn
         self._last_logs = recovery.last_logs()
         self._resumed(recovery)
@@ -421,8 +431,11 @@ class CheckpointedRun:
                 spare=self._fit.data.spare_iterator,
                 progress=self._replaying,
             )
+            if recovery.state.data.drawn:
+                self._fit.data.note_drawn(self._iterator)
         else:
-            self._fit.data.catch_up(0, recovery.data_end())
+            passed = recovery.state.data.passed
+            self._fit.data.catch_up(0, passed.drawn, recovery.data_end())
         self._rewinder = None
         recovery.put_back_callbacks(self._siblings())
         recovery.put_back_seeds(but_python=replays)
@@ -548,7 +561,10 @@ class CheckpointedRun:
             self._validation = validation = self._fit.validation_data
             passed = self._validated
             validation.count_iterators(
-                passed.validation_iterators, self._validation_beginning
+                passed.validation_iterators,
+                self._validation_beginning,
+                drawn_before=passed.validation_drawn,
+                filling=self._filling,
             )
             # Every validation begins by telling its data of an epoch's end; of this
             # first one nobody could count it.
@@ -556,6 +572,9 @@ class CheckpointedRun:
             validation.count_epochs(ended + bool(ended))
         if self._recovery is None and self._interruptions.is_listening:
             self._held = self._take_in_validation(self._fit.data)
+        self._validated = dataclasses.replace(
+            self._validated, validation_drawn=self._validated.validation_drawn + 1
+        )
 
     def validation_step_begins(self) -> None:
         """Stop here if that was asked for: the epoch's steps are all done."""
@@ -700,12 +719,15 @@ class CheckpointedRun:
                 self._validated,
                 iterators=data.iterators_made + begins,
                 epochs=data.epochs_ended,
+                drawn=data.iterators_drawn,
             )
         return Passed(
             data.iterators_made + begins,
             data.epochs_ended,
             validation.iterators_made,
             validation.epochs_ended,
+            data.iterators_drawn,
+            self._validated.validation_drawn,
         )
 
     def _validation_begins_with(self) -> Beginning | None:
@@ -772,6 +794,14 @@ class CheckpointedRun:
         if now - self._said_at > 1.0:
             self._said_at = now
             self._say(f"Replaying the data: {done} of {total} batches")
+
+    def _filling(self, number: int) -> None:
+        now = time.monotonic()
+        if now - self._said_at > 1.0:
+            self._said_at = now
+            self._say(
+                f"Filling the data's cache as the first epoch did: {number} batches"
+            )
 
     def _say(self, message: str) -> None:
         if self._options.verbose:

@@ -328,7 +328,8 @@ class Recovery:
         values = tuple(self.tensors()[key] for key in data.variable_keys())
         # That of an iterator under way is put back into fit's own, once it has one.
         seeds = self._iterator_state() if data.begins else None
-        return Beginning(values, data.random, data.own, seeds)
+        has_caches = data.way == "iterator"
+        return Beginning(values, data.random, data.own, seeds, has_caches)
 
     def validation_beginning(self) -> Beginning:
         """Return what the next iterator over the validation data is to begin with."""
@@ -476,6 +477,8 @@ class Recovery:
             return "at the end of the epoch, before its validation"
         if data.begins:
             return "from the beginning of the epoch"
+        if data.way == "iterator" and data.redrawn:
+            return f"by the iterator's state and replay of {data.redrawn} batches"
         if data.way == "iterator":
             return "by the iterator's own state"
         return f"by replay of {data.drawn} batches ({data.reason})"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -36,6 +37,8 @@ class DataPosition:
         validation_variables: how many variables of the validation pipeline are in the
             checkpoint, with their values from then.
         validation_own: the own state of a ``PyDataset`` to validate on.
+        redrawn: batches that were drawn after the iterator's state was taken, and are
+            drawn again on resume: its state would not have been whole here.
     """
 
     way: Literal["iterator", "replay"]
@@ -48,6 +51,13 @@ class DataPosition:
     reason: str = ""
     validation_variables: int = 0
     validation_own: dict[str, Any] | None = None
+    redrawn: int = 0
+
+    @property
+    def drawn_before(self) -> int:
+        """How many iterators before the one in use were drawn from."""
+        in_use = self.drawn > 0 and not self.begins
+        return max(0, self.passed.drawn - in_use)
 
     def keys(self) -> list[str]:
         """List the names of the tensors that go with it in the checkpoint."""
@@ -80,6 +90,8 @@ class Locator:
         # Why the iterator's state is not taken: a pipeline's nature does not change.
         self._refusal: str | None = None
         self._judged = self._measures = False
+        # The last whole state of an iterator, and how many batches were drawn then.
+        self._whole: tuple[weakref.ref[Any], int, Any] | None = None
 
     def take(
         self,
@@ -111,11 +123,24 @@ class Locator:
                 "replay", drawn, passed, reason="the loop is the caller's own"
             )
         state = self._state(iterator, data, largest)
+        reason, redrawn = self._refusal or "", 0
+        if state is not None and data.seeds.come_back:
+            state, redrawn = self._whole_state(iterator, drawn, state, data)
+            reason = "its state lacks a part that is between two rounds"
         if state is not None:
-            return _position("iterator", drawn, passed, state=state)
-        return _position(
-            "replay", drawn, passed, began=data.beginning, reason=self._refusal or ""
-        )
+            return _position("iterator", drawn, passed, state=state, redrawn=redrawn)
+        return _position("replay", drawn, passed, began=data.beginning, reason=reason)
+
+    def _whole_state(
+        self, iterator: Any, drawn: int, state: Any, data: FitData
+    ) -> tuple[Any, int]:
+        """Give a state that is whole, and how many batches were drawn since."""
+        if data.seeds.is_whole(state):
+            self._whole = weakref.ref(iterator), drawn, state
+            return state, 0
+        if self._whole is None or self._whole[0]() is not iterator:
+            return None, 0
+        return self._whole[2], drawn - self._whole[1]
 
     def take_end(
         self, passed: Passed, data: FitData, *, largest: int
@@ -188,6 +213,7 @@ def _position(
     began: Beginning | None = None,
     begins: bool = False,
     reason: str = "",
+    redrawn: int = 0,
 ) -> tuple[DataPosition, dict[str, Any]]:
     began = began or Beginning()
     position = DataPosition(
@@ -199,6 +225,7 @@ def _position(
         began.own,
         begins,
         reason,
+        redrawn=redrawn,
     )
     tensors = dict(zip(position.variable_keys(), began.variables, strict=True))
     return position, tensors if state is None else {KEY: state, **tensors}
@@ -215,14 +242,19 @@ class Rewinder:
     """Brings fit's fresh iterator to a saved position.
 
     Args:
-        position: from `capture`.
+        position: from `Locator.take`.
         iterator: as many were made before it as before the one that was captured, and
             nothing was drawn from it yet.
+        late: parts of its pipeline that take seeds when it is first drawn from.
     """
 
-    def __init__(self, position: DataPosition, iterator: Any) -> None:
+    def __init__(
+        self, position: DataPosition, iterator: Any, late: Sequence[Any] = ()
+    ) -> None:
         self._position = position
         self._iterator = iterator
+        # Nothing drawn, nothing begun.
+        self._late = late if position.drawn else ()
         self._fresh = pipeline.iterator_state(iterator) if self._has_state else None
 
     @property
@@ -235,6 +267,11 @@ class Rewinder:
         """Whether batches are drawn and dropped."""
         return self._position.drawn > 0 and not self._has_state
 
+    @property
+    def _draws(self) -> int:
+        """How many batches are drawn, after the state is restored if there is one."""
+        return self._position.redrawn if self._has_state else self._position.drawn
+
     def restore(
         self,
         tensors: dict[str, Any],
@@ -246,7 +283,7 @@ class Rewinder:
         """Go to the position.
 
         Args:
-            tensors: the tensors that `capture` gave.
+            tensors: the tensors that `Locator.take` gave.
             already_drawn: batches drawn from the iterator since it was made.
             spare: makes another iterator over the same data.
             progress: called with the batches dropped so far and their total, in a
@@ -267,10 +304,10 @@ class Rewinder:
                     "before, or go on from a checkpoint at an epoch's end with "
                     "persist_callbacks.resume and fit(initial_epoch=...).",
                 ) from error
-            return
-        for done in range(already_drawn, self._position.drawn):
+            already_drawn = 0
+        for done in range(already_drawn, self._draws):
             if progress is not None:
-                progress(done, self._position.drawn)
+                progress(done, self._draws)
             try:
                 next(self._iterator)
             except StopIteration:
@@ -284,8 +321,11 @@ class Rewinder:
         a pair from it; so does restoring one. A shuffle that is under way puts the
         generator back to where it was when the state was saved. One whose input is
         exhausted, as it is some batches before an epoch ends, has left the state, and
-        nothing says where the generator was: then the fresh iterator does.
+        nothing says where the generator was: then the fresh iterator does. For a part
+        that takes seeds as it is drawn from, one of its own does: it takes the pair
+        that the iterator under way had taken.
         """
+        begun = [pipeline.iterator_state(iter(part)) for part in self._late]
         pipeline.set_iterator_state(self._iterator, state)
         after_one = _as_bytes(pipeline.iterator_state(spare()))
         pipeline.set_iterator_state(self._iterator, state)
@@ -295,6 +335,8 @@ class Rewinder:
             pipeline.set_iterator_state(self._iterator, state)
         else:
             pipeline.set_iterator_state(spare(), self._fresh)
+        for part, own_state in zip(self._late, begun, strict=True):
+            pipeline.set_iterator_state(iter(part), own_state)
 
 
 def _as_bytes(state: Any) -> bytes:

@@ -7,6 +7,7 @@ alone, and ``tests/training/test_fit_loop.py`` fails by name when a version move
 from __future__ import annotations
 
 import dataclasses
+import functools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from persist_callbacks.training import pipeline, preview, python_data, randomness
+from persist_callbacks.training.shuffles import Seeds
 
 
 @dataclass(frozen=True)
@@ -26,12 +28,16 @@ class Passed:
         epochs: epochs that the data were told the end of.
         validation_iterators: iterators over the validation data that are done with.
         validation_epochs: validations that those data were told the end of.
+        drawn: iterators over the data that were drawn from, the one in use included.
+        validation_drawn: likewise of the validation data.
     """
 
     iterators: int = 0
     epochs: int = 0
     validation_iterators: int = 0
     validation_epochs: int = 0
+    drawn: int = 0
+    validation_drawn: int = 0
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,14 @@ class Beginning:
         own: state of a ``PyDataset``, see `python_data`.
         seeds: state of an iterator that was made before, and has taken the last seeds
             from the data set; None where nothing but their number tells.
+        has_caches: whether a saved state brings back what is cached in memory.
     """
 
     variables: tuple[Any, ...] = ()
     random: dict[str, Any] | None = None
     own: dict[str, Any] | None = None
     seeds: Any = None
+    has_caches: bool = False
 
 
 class FitData:
@@ -74,6 +82,7 @@ class FitData:
         self._given = given
         self._epochs = 0
         self._calls_python: bool | None = None
+        self._drawn_from: weakref.ref[Any] | None = None
 
     @classmethod
     def of(cls, fit_locals: Mapping[str, Any]) -> FitData | None:
@@ -164,12 +173,11 @@ class FitData:
                 "Python code has a part in the tf.data pipeline: exact if it gives the "
                 "same again, and draws from no random generator of its own"
             )
-        is_anew = kind == "TFDatasetAdapter" and self._source.steps_per_epoch is None
-        if is_anew and pipeline.shuffles_inside(self._dataset):
+        if kind == "TFDatasetAdapter" and self.seeds.hidden:
             doubts.append(
-                "a shuffle below another shuffle, a repeat, concatenate, flat_map or "
-                "interleave takes its seeds as it is drawn from: the order of the "
-                "epochs after the resumed one may be another"
+                "a function in the tf.data pipeline draws from another data set: if "
+                "that one reshuffles, the epochs after the resumed one may come in "
+                "another order"
             )
         if source is not None and not python_data.has_protocol(source):
             held = [path for path, _ in python_data.generators(source)]
@@ -179,6 +187,27 @@ class FitData:
                     f"({', '.join(held)}): exact if __getitem__ does not draw from them"
                 )
         return doubts
+
+    @functools.cached_property
+    def seeds(self) -> Seeds:
+        """The generators of seeds in the pipeline."""
+        data = self._dataset
+        # Distributed data tell nothing; what they were made of has the generators.
+        return Seeds(data if isinstance(data, tf.data.Dataset) else self._given)
+
+    def note_drawn(self, iterator: Any) -> None:
+        """Take note that an iterator of these data has been drawn from."""
+        data = self._source._distributed_dataset
+        known = None if self._drawn_from is None else self._drawn_from()
+        if known is not iterator and isinstance(data, _Counted):
+            self._drawn_from = weakref.ref(iterator)
+            data.tally.drawn += 1
+
+    @property
+    def iterators_drawn(self) -> int:
+        """Iterators over the data that this run has drawn from so far."""
+        data = self._source._distributed_dataset
+        return data.tally.drawn if isinstance(data, _Counted) else 0
 
     def element_spec(self) -> Any:
         """Return the structure of ``tf.TypeSpec`` of one batch."""
@@ -281,18 +310,19 @@ class FitData:
             return dataclasses.replace(beginning, own=None)
         return beginning
 
-    def catch_up(self, iterators: int, beginning: Beginning) -> None:
+    def catch_up(self, iterators: int, drawn: int, beginning: Beginning) -> None:
         """Bring data that no epoch is left for to where an earlier process left them.
 
         Another ``fit`` may go through them afterwards.
 
         Args:
             iterators: how many there were.
+            drawn: how many of them were drawn from.
             beginning: what a further one would begin with.
         """
         data = self._source._distributed_dataset
         if isinstance(data, _Counted):
-            data.catch_up(iterators, beginning)
+            data.catch_up(iterators, drawn, beginning)
 
     def variables(self) -> list[Any]:
         """List the small variables that functions of the pipeline have captured.
@@ -307,16 +337,21 @@ class FitData:
         made_before: int,
         beginning: Beginning | None = None,
         *,
+        drawn_before: int = 0,
         run: str = "",
+        filling: Callable[[int], None] = lambda number: None,
     ) -> None:
         """Count the iterators that fit makes, and make up for earlier ones first.
 
         Args:
             made_before: how many there were before the first that fit makes from now
                 on; more than none only in a process that goes on with a run.
+            drawn_before: how many of them were drawn from.
             beginning: what that one is to begin with; None for what there is.
             run: what they count for; those that this very process has made for it over
                 the same data set, in another call of fit, count too.
+            filling: called with the number of each batch that is drawn to fill a cache
+                in memory with what the first epoch had left in it.
         """
         if isinstance(self._source._distributed_dataset, _Counted):
             return
@@ -324,11 +359,13 @@ class FitData:
         self._source._distributed_dataset = _Counted(
             self._dataset,
             self.variables(),
-            made_before,
+            (made_before, drawn_before),
             beginning,
             with_random=self.is_python,
             source=self._py_dataset,
             tally=self._tally(run),
+            seeds=self.seeds,
+            filling=filling,
         )
 
     def _tally(self, run: str) -> _Tally:
@@ -377,9 +414,10 @@ def _shuffles_in_a_thread(adapter: Any) -> bool:
 
 @dataclass
 class _Tally:
-    """How many iterators over a data set a run has made in this process."""
+    """How many iterators over a data set a run has made, and drawn from."""
 
     iterators: int = 0
+    drawn: int = 0
 
 
 # By data set, and by what they count for.
@@ -395,18 +433,22 @@ class _Counted:
         self,
         data: Any,
         variables: Sequence[Any],
-        made_before: int,
+        before: tuple[int, int],
         beginning: Beginning | None,
         *,
         with_random: bool,
         source: Any,
         tally: _Tally,
+        seeds: Seeds,
+        filling: Callable[[int], None],
     ) -> None:
         self.data = data
-        self._tally = tally
+        self.tally = tally
+        self._seeds = seeds
+        self._filling = filling
         self.beginning = Beginning()
         self._variables = variables
-        self._made_before = made_before
+        self._before = before
         self._begin_with = beginning
         self._with_random = with_random
         self._source = source
@@ -417,7 +459,7 @@ class _Counted:
 
     @property
     def made(self) -> int:
-        return self._tally.iterators
+        return self.tally.iterators
 
     def epoch_begins(self) -> None:
         wanted = self._begin_with
@@ -427,15 +469,22 @@ class _Counted:
 
     def __iter__(self) -> Any:
         wanted, self._begin_with = self._begin_with, None
-        self.catch_up(self._made_before, wanted)
-        self._tally.iterators += 1
+        self.catch_up(*self._before, wanted)
+        self.tally.iterators += 1
         self.beginning = self.beginning_now(self._random_before)
         return iter(self.data)
 
-    def catch_up(self, iterators: int, beginning: Beginning | None) -> None:
+    def catch_up(self, iterators: int, drawn: int, beginning: Beginning | None) -> None:
         while self.made < iterators:
-            iter(self.data)
-            self._tally.iterators += 1
+            made = iter(self.data)
+            self.tally.iterators += 1
+            if self.tally.drawn < drawn and self._must_fill(beginning):
+                self.tally.drawn += 1
+                for number, _ in enumerate(made):
+                    self._filling(number)
+        if self.tally.drawn < drawn:
+            self._seeds.catch_up(drawn - self.tally.drawn)
+            self.tally.drawn = drawn
         if beginning is None:
             return
         early = self._random_before is not None
@@ -447,6 +496,11 @@ class _Counted:
             randomness.restore(beginning.random)
         if beginning.own is not None and self._source is not None:
             self.left_out = python_data.restore(self._source, beginning.own)
+
+    def _must_fill(self, beginning: Beginning | None) -> bool:
+        """Whether the first epoch is gone through for the order that it leaves."""
+        is_first = self.tally.drawn == 0 and self._seeds.fills_cache
+        return is_first and not (beginning is not None and beginning.has_caches)
 
     def beginning_now(self, random: dict[str, Any] | None = None) -> Beginning:
         if random is None and self._with_random:

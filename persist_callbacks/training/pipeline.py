@@ -15,19 +15,12 @@ import tensorflow as tf
 # Elements of a variable that may be a generator's state, and not a layer's weights.
 _LARGEST_STATE = 16
 _PYTHON_OPS = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
-_BEGINNING_INPUTS_LATE = (
-    "RepeatDataset",
-    "ConcatenateDataset",
-    "FlatMapDataset",
-    "InterleaveDataset",
-    "ParallelInterleaveDataset",
-)
 
 
 def captured_variables(dataset: Any) -> list[Any]:
     """List the small variables that functions of a pipeline have captured."""
     found: dict[int, Any] = {}
-    for part in _parts(dataset):
+    for part in parts(dataset):
         for graph in _graphs(part):
             for variable in graph.variables:
                 if variable.shape.num_elements() <= _LARGEST_STATE:
@@ -47,7 +40,7 @@ def buffered_bytes(dataset: Any) -> int | None:
         Bytes; None if a buffer's elements are of unknown size.
     """
     total = 0
-    for part in _parts(dataset):
+    for part in parts(dataset):
         for source, elements in _held(part):
             size = _bytes_of(source.element_spec)
             if size is None or elements is None:
@@ -63,7 +56,7 @@ def draws_unseeded(dataset: Any) -> list[str]:
     in each process; both halves of its seed are zero then.
     """
     found = []
-    for part in _parts(dataset):
+    for part in parts(dataset):
         name = type(part).__name__.strip("_").removesuffix("Dataset").lower()
         seeds = [getattr(part, each, None) for each in ("_seed", "_seed2")]
         if not any(seed is None or int(seed) for seed in seeds):
@@ -79,7 +72,7 @@ def draws_unseeded(dataset: Any) -> list[str]:
 
 def calls_python(dataset: Any) -> bool:
     """Whether Python code makes or changes the elements, at any depth."""
-    for part in _parts(dataset):
+    for part in parts(dataset):
         for graph in _graphs(part):
             definition = graph.as_graph_def()
             nodes = [*definition.node]
@@ -88,26 +81,6 @@ def calls_python(dataset: Any) -> bool:
             if any(node.op in _PYTHON_OPS for node in nodes):
                 return True
     return False
-
-
-def shuffles_inside(dataset: Any) -> bool:
-    """Whether a shuffle takes its seeds while something above it is drawn from.
-
-    Below a ``repeat``, another shuffle or the like, it begins anew within an epoch, or
-    only some way into it: the number of iterators does not tell how often it did.
-    """
-    return _shuffles_below(dataset, False)
-
-
-def _shuffles_below(dataset: Any, is_below: bool) -> bool:
-    if not isinstance(dataset, tf.data.Dataset):
-        return False
-    kind = type(dataset).__name__.strip("_")
-    is_shuffle = kind == "ShuffleDataset"
-    if is_shuffle and is_below:
-        return True
-    late = is_below or is_shuffle or kind.startswith(_BEGINNING_INPUTS_LATE)
-    return any(_shuffles_below(part, late) for part in dataset._inputs())
 
 
 def iterator_state(iterator: Any, *, strictly: bool = False) -> Any:
@@ -151,7 +124,7 @@ def repeatable_parts(dataset: Any) -> list[Any]:
     """
     found = []
     while True:
-        if all(_repeats(part) for part in _parts(dataset)):
+        if all(_repeats(part) for part in parts(dataset)):
             found.append(dataset)
         sources = dataset._inputs()
         if len(sources) != 1:
@@ -168,7 +141,8 @@ def _repeats(part: Any) -> bool:
     )
 
 
-def _parts(dataset: Any) -> Iterator[Any]:
+def parts(dataset: Any) -> Iterator[Any]:
+    """Give a pipeline's parts, the last step of it first; none of anything else."""
     waiting = [dataset]
     while waiting:
         current = waiting.pop()

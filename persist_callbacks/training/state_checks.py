@@ -45,6 +45,9 @@ def check(state: TrainingState) -> None:
         iterators=data.passed.iterators,
         epochs_ended=data.passed.epochs,
         validation_iterators=data.passed.validation_iterators,
+        iterators_drawn=data.passed.drawn,
+        validation_drawn=data.passed.validation_drawn,
+        redrawn=data.redrawn,
     )
     keys = [info.key for info in state.variables]
     if len(set(keys)) < len(keys):

@@ -232,6 +232,16 @@ DATA = {
     "tf.data shuffled, then cached": Combination(fit=feed(feeds.cached_shuffle)),
     "tf.data unknown length": Combination(fit=feed(feeds.unknown_length)),
     "tf.data shuffled twice": Combination(fit=feed(feeds.shuffled_in_two_places)),
+    "tf.data shuffled twice, replayed": Combination(
+        fit=feed(feeds.shuffled_in_two_places), options=_REPLAYED
+    ),
+    "tf.data shuffled files": Combination(fit=feed(feeds.shuffled_files)),
+    "tf.data rounds of batches": Combination(
+        fit=feed(feeds.rounds_of_batches, steps_per_epoch=7)
+    ),
+    "tf.data cached shuffle, replayed": Combination(
+        fit=feed(feeds.cached_shuffle), options=_REPLAYED
+    ),
     "tf.random.Generator in map": Combination(fit=feed(feeds.generator_in_map)),
     "tf.random global generator in map": Combination(
         fit=feed(feeds.global_generator_in_map)

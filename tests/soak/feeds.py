@@ -109,6 +109,23 @@ def shuffled_in_two_places() -> tf.data.Dataset:
     return slices().shuffle(ROWS).batch(BATCH).shuffle(3).prefetch(1)
 
 
+def rounds_of_batches() -> tf.data.Dataset:
+    """Let go of the shuffle at each round's end, for some of the steps."""
+    batches = slices().shuffle(ROWS).batch(BATCH)
+    return batches.map(lambda a, b: (a * 2.0, b), num_parallel_calls=2).repeat()
+
+
+def shuffled_files() -> tf.data.Dataset:
+    """Shuffle what is read from, and what was read."""
+
+    def part(start: Any) -> tf.data.Dataset:
+        return slices().skip(start).take(10)
+
+    starts = tf.data.Dataset.range(0, ROWS, 10).shuffle(5)
+    mixed = starts.interleave(part, cycle_length=2).shuffle(20)
+    return mixed.batch(BATCH).prefetch(2)
+
+
 def generator_in_map() -> tf.data.Dataset:
     """Augment by a ``tf.random.Generator``, whose state is a variable of its own."""
     generator = tf.random.Generator.from_seed(7)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
+import time
 
 import keras
 import numpy as np
@@ -51,11 +53,78 @@ def generated():
     )
 
 
-def open_data(make, made_before=0):
+def rounds(extend):
+    """A pipeline of several rounds in one iterator: they are five batches each."""
+
+    def make():
+        dataset = extend(tf.data.Dataset.range(ROWS + 2).shuffle(5).batch(3))
+        return source_of(dataset, steps_per_epoch=BATCHES)
+
+    return make
+
+
+def epochs(extend, count=ROWS):
+    """A pipeline with an iterator for each epoch."""
+    return lambda: source_of(extend(tf.data.Dataset.range(count).shuffle(5)))
+
+
+def files_of_rows(shuffled):
+    def rows_of(start):
+        return tf.data.Dataset.range(4).map(lambda row: 10 * start + row)
+
+    return shuffled.take(3).interleave(rows_of, cycle_length=2)
+
+
+def concatenated(shuffled):
+    more = tf.data.Dataset.range(20, 26).shuffle(6)
+    return shuffled.take(6).concatenate(more).batch(3)
+
+
+def zipped(shuffled):
+    seeds = tf.data.Dataset.random(seed=3, rerandomize_each_iteration=True)
+    both = tf.data.Dataset.zip((shuffled, seeds)).map(lambda row, seed: row * 7 + seed)
+    return both.shuffle(4).batch(3)
+
+
+ROUNDS = {
+    "rounds of batches": rounds(lambda data: data.repeat()),
+    "rounds read ahead": rounds(
+        lambda data: (
+            data.map(lambda row: row + 1, num_parallel_calls=2).repeat().prefetch(2)
+        )
+    ),
+    "rounds read ahead within": rounds(lambda data: data.prefetch(2).repeat()),
+    "rounds of two shuffles": rounds(lambda data: data.shuffle(3).prefetch(1).repeat()),
+    "rounds of a cache": rounds(lambda data: data.cache().repeat()),
+    "rounds shuffled on": rounds(lambda data: data.repeat().shuffle(3)),
+}
+EPOCHS = {
+    "two shuffles": epochs(lambda data: data.batch(3).shuffle(3)),
+    "two shuffles, read ahead": epochs(
+        lambda data: data.map(lambda row: row * 2).shuffle(3).batch(3).prefetch(2)
+    ),
+    "three shuffles": epochs(lambda data: data.shuffle(4).batch(3).shuffle(2)),
+    "shuffled files": epochs(lambda data: files_of_rows(data).shuffle(3).batch(3)),
+    "one after the other": epochs(concatenated),
+    "two rounds": epochs(lambda data: data.take(6).batch(3).repeat(2)),
+    "two rounds of two": epochs(
+        lambda data: data.take(6).batch(3).shuffle(2).prefetch(1).repeat(2)
+    ),
+    "cached": epochs(lambda data: data.cache().batch(3)),
+    "cached, then shuffled": epochs(lambda data: data.cache().shuffle(4).batch(3)),
+    "random seeds": epochs(zipped),
+    "two rounds at once": epochs(lambda data: data.repeat(2).batch(7)),
+    "rounds of rounds": epochs(lambda data: data.take(3).repeat(2).batch(3).repeat(2)),
+}
+# So little data that no state has all parts of it: they are replayed.
+NEVER_WHOLE = ("one after the other", "two rounds of two", "rounds of two shuffles")
+
+
+def open_data(make, made_before=0, beginning=None, drawn_before=0):
     keras.utils.set_random_seed(7)
     source = make()
     data = FitData(source)
-    data.count_iterators(made_before)
+    data.count_iterators(made_before, beginning, drawn_before=drawn_before)
     return source, data
 
 
@@ -114,6 +183,78 @@ def test_every_batch(make, epoch, at, way):
             iterator = iter(source._distributed_dataset)
         found += [np.asarray(next(iterator)).ravel().tolist() for _ in range(BATCHES)]
     assert found == expected
+
+
+def draw(iterator, data, count):
+    drawn = []
+    for _ in range(count):
+        data.note_drawn(iterator)
+        drawn.append(np.asarray(next(iterator)).ravel().tolist())
+    return drawn
+
+
+def end_epoch(source, one_iterator):
+    """Make the iterator that fit makes at an epoch's end."""
+    if not one_iterator:
+        # What reads ahead gets to the end while the last step is under way.
+        time.sleep(0.005)
+        iter(source._distributed_dataset)
+
+
+def go_through(source, data, epochs, *, one_iterator, iterator=None):
+    """Draw epochs as fit does; known data have an iterator made at each one's end."""
+    batches = []
+    for _ in range(epochs):
+        if iterator is None or not one_iterator:
+            iterator = iter(source._distributed_dataset)
+        batches += draw(iterator, data, BATCHES)
+        end_epoch(source, one_iterator)
+    return batches, iterator
+
+
+@pytest.mark.parametrize("way", ["iterator", "replay"])
+@pytest.mark.parametrize("name", [*ROUNDS, *EPOCHS])
+def test_seeds_that_are_taken_on_the_way(name, way):
+    """At every batch of two epochs, that one goes on and so does another."""
+    one_iterator = name in ROUNDS
+    make = {**ROUNDS, **EPOCHS}[name]
+    source, data = open_data(make)
+    whole, _ = go_through(source, data, 3, one_iterator=one_iterator)
+    source, data = open_data(make)
+    locator, iterator, ways = Locator(way), None, set()
+    places = []
+    for epoch in range(2):
+        if iterator is None or not one_iterator:
+            iterator, drawn = iter(source._distributed_dataset), 0
+        for at in range(BATCHES):
+            passed = Passed(data.iterators_made, drawn=data.iterators_drawn)
+            position, tensors = locator.take(
+                iterator, drawn, passed, data, largest=1_000_000
+            )
+            places.append((epoch * BATCHES + at, position, tensors, data.beginning))
+            ways.add(position.way)
+            draw(iterator, data, 1)
+            drawn += 1
+        end_epoch(source, one_iterator)
+    assert way in ways or name in NEVER_WHOLE
+    for done, position, tensors, beginning in places:
+        if position.way == "iterator":
+            beginning = dataclasses.replace(beginning, has_caches=True)
+        source, data = open_data(
+            make, position.passed.iterators - 1, beginning, position.drawn_before
+        )
+        iterator = iter(source._distributed_dataset)
+        rewinder = Rewinder(position, iterator, data.seeds.late())
+        rewinder.restore(tensors, already_drawn=0, spare=data.spare_iterator)
+        if position.drawn:
+            data.note_drawn(iterator)
+        rest = draw(iterator, data, BATCHES - done % BATCHES)
+        end_epoch(source, one_iterator)
+        more, _ = go_through(
+            source, data, 1, one_iterator=one_iterator, iterator=iterator
+        )
+        found = rest + more
+        assert found == whole[done : done + len(found)], (done, position)
 
 
 def test_replay_draws_and_drops():
