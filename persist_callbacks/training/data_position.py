@@ -253,9 +253,11 @@ class Rewinder:
     ) -> None:
         self._position = position
         self._iterator = iterator
-        # Nothing drawn, nothing begun.
-        self._late = late if position.drawn else ()
+        # Nothing drawn, nothing begun; and a replay begins them itself.
+        self._late = late if self._has_state and position.drawn else ()
+        # Both are taken now: a rehearsal may draw from the iterator.
         self._fresh = pipeline.iterator_state(iterator) if self._has_state else None
+        self._begun = [pipeline.iterator_state(iter(part)) for part in self._late]
 
     @property
     def _has_state(self) -> bool:
@@ -325,7 +327,6 @@ class Rewinder:
         that takes seeds as it is drawn from, one of its own does: it takes the pair
         that the iterator under way had taken.
         """
-        begun = [pipeline.iterator_state(iter(part)) for part in self._late]
         pipeline.set_iterator_state(self._iterator, state)
         after_one = _as_bytes(pipeline.iterator_state(spare()))
         pipeline.set_iterator_state(self._iterator, state)
@@ -335,7 +336,7 @@ class Rewinder:
             pipeline.set_iterator_state(self._iterator, state)
         else:
             pipeline.set_iterator_state(spare(), self._fresh)
-        for part, own_state in zip(self._late, begun, strict=True):
+        for part, own_state in zip(self._late, self._begun, strict=True):
             pipeline.set_iterator_state(iter(part), own_state)
 
 
