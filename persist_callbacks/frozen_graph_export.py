@@ -33,6 +33,7 @@ from persist_callbacks.storage.run_directory import absolute
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import model_building, variables
 from persist_callbacks.training.fit_loop import FitLoop, Logs, Tail
+from persist_callbacks.training.references import References
 
 # After the checkpoint's tail: "best" is read from what that has committed.
 _RANK = 10
@@ -168,7 +169,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         live = variables.collect(self.model)
         before = None
         if self._which == "best":
-            before = variables.capture(live)
+            before = References(live).take()
             self._put_best_into_model()
         try:
             export = exporting.build(self._graph, self._values(live))

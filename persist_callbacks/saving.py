@@ -24,10 +24,12 @@ from persist_callbacks.errors import (
     SaveFailed,
 )
 from persist_callbacks.records import Position, Score
-from persist_callbacks.storage import bundle, retention
+from persist_callbacks.storage import bundle, retention, sharing
 from persist_callbacks.storage.checkpoints import Committed
 from persist_callbacks.storage.layout import META, STATE
 from persist_callbacks.storage.schedule import Moment, Past, Reason, Triggers, due
+from persist_callbacks.storage.sharing import Stamp, Written
+from persist_callbacks.storage.staging import Staged
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import Outcome, Writer
 from persist_callbacks.training import (
@@ -40,6 +42,7 @@ from persist_callbacks.training import (
 )
 from persist_callbacks.training import state as training_state
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
+from persist_callbacks.training.references import References
 from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 
 # Until a save has been measured, its cost is taken from its size: a modest disk and the
@@ -120,6 +123,7 @@ class Snapshot:
         meta: the serialised MetaGraphDef, None if the model cannot be traced.
         further_keys: keys that tensors are to be found under too, to their own.
         watched: keys whose values must be finite, see `finiteness.watched`.
+        frozen: keys of what training is not expected to change.
     """
 
     state: TrainingState
@@ -131,6 +135,7 @@ class Snapshot:
     meta: bytes | None
     further_keys: Mapping[str, str]
     watched: Mapping[str, bool] = field(default_factory=dict)
+    frozen: frozenset[str] = frozenset()
 
 
 class Capturer:
@@ -159,30 +164,41 @@ class Capturer:
         self._meta = meta
         self._locator = data_position.Locator(data_state)
         self._live: list[variables.LiveVariable] = []
+        self._references: References | None = None
+        self._glance: tuple[int, ...] | None = None
         self._object_graph = variables.ObjectGraph()
         self._fingerprint = ""
+        self._frozen: frozenset[str] = frozenset()
         self.watched: Mapping[str, bool] = {}
         self.size = 0
 
     def refresh(self) -> None:
         """Look for variables anew: before the first capture of an epoch, say."""
+        glance = variables.glance(self._model)
+        if glance is not None and glance == self._glance:
+            return
+        self._glance = glance
         live = variables.collect(self._model, randomness.seed_variables())
         if variables.infos(live) == variables.infos(self._live) and all(
             ours.variable is theirs.variable
             for ours, theirs in zip(live, self._live, strict=True)
         ):
             return
-        self._live = live
+        self._live, self._references = live, References(live)
         self.size = sum(
             item.variable.dtype.size * math.prod(item.info.shape) for item in live
         )
         self.watched = finiteness.watched(live)
+        self._frozen = variables.frozen(self._model, live)
         self._object_graph = variables.object_graph(self._model, live)
         self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
 
     def values(self) -> dict[str, Any]:
         """Take references to all variables, and nothing else."""
-        return variables.capture(self._live)
+        if self._references is None:
+            self.refresh()
+        assert self._references is not None
+        return self._references.take()
 
     def take(self, boundary: Boundary) -> Snapshot:
         """Take a snapshot of a step boundary; runs on the train thread.
@@ -193,8 +209,6 @@ class Capturer:
         Returns:
             The snapshot, for `write`.
         """
-        if not self._live:
-            self.refresh()
         tensors = self.values()
         objects = self._object_graph
         tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
@@ -245,6 +259,7 @@ class Capturer:
             meta=self._meta(),
             further_keys=objects.keys,
             watched=self.watched,
+            frozen=self._frozen,
         )
 
     def finish(self, last: Snapshot) -> Snapshot:
@@ -279,6 +294,7 @@ class Capturer:
             meta=last.meta,
             further_keys=last.further_keys,
             watched=last.watched,
+            frozen=last.frozen,
         )
 
 
@@ -288,14 +304,33 @@ class Saved:
 
     Args:
         committed: the checkpoint.
+        files: its files, which the next one may share.
         trouble: what went wrong afterwards, with older ones or with the journal.
     """
 
     committed: Committed
+    files: Files
     trouble: Exception | None = None
 
 
-def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
+@dataclass(frozen=True)
+class Files:
+    """The files of the last checkpoint that was written here.
+
+    Args:
+        written: the data files; None before the first.
+        meta: what is in its ``.meta``.
+        meta_stamp: what the system says of that file.
+    """
+
+    written: Written | None = None
+    meta: bytes | None = None
+    meta_stamp: Stamp | None = None
+
+
+def write(
+    store: Store, keep: Keep, snapshot: Snapshot, reason: str, before: Files
+) -> Saved:
     """Write, commit and prune; runs on the writer's thread.
 
     Args:
@@ -303,6 +338,7 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
         keep: which checkpoints stay.
         snapshot: what to write; its tensors are gone afterwards.
         reason: what made it due, for the journal.
+        before: the files of the last one.
 
     Returns:
         The committed checkpoint, durable.
@@ -318,25 +354,32 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
         snapshot.state, last_logs=_encoded_logs(snapshot.last_logs)
     )
     needs = bundle.expected_size(snapshot.tensors) + len(snapshot.meta or b"")
+    if before.written is not None:
+        needs = max(0, needs - before.written.shareable())
     try:
         staged = store.stage(state.position.step, needs=needs)
     except (OSError, PersistError) as error:
         _note_failure(store, error)
         raise
     try:
-        bundle.write(
-            staged.prefix, snapshot.tensors, further_keys=snapshot.further_keys
+        written = bundle.write(
+            staged.prefix,
+            snapshot.tensors,
+            further_keys=snapshot.further_keys,
+            before=before.written,
+            frozen=snapshot.frozen,
         )
-        snapshot.tensors.clear()
         staged.write(STATE, training_state.to_json(state))
+        stamp = None
         if snapshot.meta is not None:
-            staged.write(META, snapshot.meta)
+            stamp = _write_meta(staged, snapshot.meta, before)
         committed = store.commit(
             staged,
             position=state.position,
             fingerprint=snapshot.fingerprint,
             score=snapshot.score,
             finished=snapshot.finished,
+            digests=written.digests(),
         )
     except BaseException as error:
         # The error that counts is this one; what is left is swept at the next start.
@@ -344,6 +387,7 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
             store.abandon(staged)
         _note_failure(store, error)
         raise
+    files = Files(written.moved_to(committed.path), snapshot.meta, stamp)
     try:
         pruned = _prune(store, keep, committed)
         store.note(
@@ -351,12 +395,28 @@ def write(store: Store, keep: Keep, snapshot: Snapshot, reason: str) -> Saved:
             checkpoint=committed.record.name,
             reason=reason,
             size=committed.record.size,
+            written=committed.record.size - written.linked_bytes,
             seconds=round(time.monotonic() - begun, 4),
             pruned=list(pruned),
         )
     except (OSError, PersistError) as error:
-        return Saved(committed, trouble=error)
-    return Saved(committed)
+        return Saved(committed, files, trouble=error)
+    return Saved(committed, files)
+
+
+def _write_meta(staged: Staged, meta: bytes, before: Files) -> Stamp:
+    """Write the graph, or share the last checkpoint's file if it has the same one."""
+    path = staged.path / META
+    shared = (
+        before.written is not None
+        and before.meta_stamp is not None
+        and len(meta) >= sharing.SMALLEST
+        and meta == before.meta
+        and sharing.link(before.written.folder / META, before.meta_stamp, path)
+    )
+    if not shared:
+        staged.write(META, meta)
+    return sharing.stamp_of(path)
 
 
 def poisoned_weights(where: object, keys: Sequence[str], step: int) -> PoisonedWeights:
@@ -429,6 +489,7 @@ class Saver:
         self._saved_step, self._saved_epoch = start.step, start.epoch
         self._costs: deque[float] = deque(maxlen=_REMEMBERED_COSTS)
         self._held = 0.0
+        self._files = Files()
         self._guess = _FIXED_SECONDS
         self._best = retention.best([c.record for c in store.own_checkpoints()])
         self.spent = 0.0
@@ -530,7 +591,9 @@ class Saver:
         position = snapshot.state.position
         at_epoch_end = position.batch == 0
         self._writer.submit(
-            functools.partial(write, self._store, self._keep, snapshot, reason)
+            functools.partial(
+                write, self._store, self._keep, snapshot, reason, self._files
+            )
         )
         del snapshot
         self._held = time.monotonic() - begun
@@ -652,7 +715,7 @@ class Saver:
         if outcome.error is None:
             saved = outcome.result()
             self.saved += 1
-            self.last = saved.committed
+            self.last, self._files = saved.committed, saved.files
             record = saved.committed.record
             if record.score is not None and self._is_best(record.score):
                 self._best = record

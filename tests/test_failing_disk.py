@@ -77,15 +77,15 @@ def messages(caught: Any) -> list[str]:
 def test_full_in_the_middle_of_a_save(
     disk: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """TensorFlow's own write hits the end of a real disk; the next save has room."""
+    """The write of the weights hits the end of a real disk; the next save has room."""
     real = bundle.write
     full = threading.Event()
 
-    def write(*args: Any, **kwargs: Any) -> None:
+    def write(*args: Any, **kwargs: Any) -> Any:
         if full.is_set():
             # After the space was asked for, and before it is taken.
             fill(disk, leaving=300_000)
-        real(*args, **kwargs)
+        return real(*args, **kwargs)
 
     monkeypatch.setattr(bundle, "write", write)
     run = disk / "run"

@@ -24,6 +24,9 @@ FACES = {
     "verifying",
 }
 
+# The format's own modules: what is asked for, its index, its data.
+SPEAKS_CKPT = {"storage.bundle", "storage.bundle_index", "storage.shards"}
+
 # Names that change what lies under a path, wherever they are called from.
 _REMOVING = {"rename", "renames", "remove", "removedirs", "unlink", "rmdir", "rmtree"}
 _SYNCING = {"fsync", "fdatasync", "sync"}
@@ -129,7 +132,7 @@ def misplaced_libraries(modules: dict[str, str]) -> list[str]:
                 "errors": {"keras", "tensorflow"},
                 "records": {"keras", "tensorflow"},
             }.get(room, set())
-            if room == "storage" and name != "storage.bundle":
+            if room == "storage" and name not in SPEAKS_CKPT:
                 banned = {"keras", "tensorflow", "numpy"}
             if library in banned or library in ("pickle", "cloudpickle", "dill"):
                 found.append(f"{name} imports {target}")

@@ -361,7 +361,7 @@ def test_journal(tmp_path):
     saved, resumed = events[0], events[2]
     assert set(saved) == {
         *("time", "event", "run_id", "checkpoint"),
-        *("reason", "size", "seconds", "pruned"),
+        *("reason", "size", "written", "seconds", "pruned"),
     }
     assert saved["reason"] == "steps"
     position = [resumed[key] for key in ("checkpoint", "epoch", "batch", "step")]

@@ -11,15 +11,17 @@ import difflib
 import math
 import os
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from persist_callbacks.errors import CheckpointDamaged, SaveFailed, TensorNotFound
 from persist_callbacks.records import TensorInfo
-from persist_callbacks.storage import bundle_index
+from persist_callbacks.storage import bundle_index, durable, sharing
 from persist_callbacks.storage.layout import INDEX, LARGEST
 from persist_callbacks.storage.reading import read_plain
+from persist_callbacks.storage.shards import Shard, ShardWriter
+from persist_callbacks.storage.sharing import Part, Written
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
 
@@ -39,45 +41,136 @@ _GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
 
 def write(
     prefix: str | os.PathLike[str],
-    tensors: Mapping[str, Any],
+    tensors: MutableMapping[str, Any],
     *,
     further_keys: Mapping[str, str] | None = None,
-) -> None:
-    """Write tensors as a CKPT with one data shard; runs on any thread.
+    before: Written | None = None,
+    frozen: Collection[str] = (),
+) -> Written:
+    """Write tensors as a CKPT; runs on any thread.
 
-    The GIL is released while it writes. On return the files are complete but not
-    synced, and nothing here refers to the tensors any more.
+    The GIL is free while it writes. Each tensor is let go of as soon as its bytes are
+    with the system: an update of its variable then pays for no copy. On return the
+    files are complete but not synced.
 
     Args:
         prefix: path of the files without ``.index``; the folder exists.
         tensors: eager tensors or arrays by key, of any dtype, string and variant
-            included; at least one.
+            included; at least one. Those that are written are taken out.
         further_keys: keys under which tensors can be read too, to their first keys.
+        before: what was written last; files of it are shared where nothing in them has
+            changed.
+        frozen: keys of what is not expected to change.
+
+    Returns:
+        What was written, for the next time.
 
     Raises:
-        SaveFailed: TensorFlow could not write; its error is the cause.
+        SaveFailed: it could not be written.
     """
     import tensorflow as tf
 
     try:
-        # The kernel runs on the CPU only; elsewhere the runtime copies to it.
-        with tf.device("/CPU:0"):
-            tf.raw_ops.SaveV2(
-                prefix=os.fspath(prefix),
-                tensor_names=list(tensors),
-                shape_and_slices=[""] * len(tensors),
-                tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
-            )
-        if further_keys:
-            bundle_index.add_names(Path(f"{os.fspath(prefix)}.index"), further_keys)
+        return _write(Path(prefix), tensors, further_keys or {}, before, frozen)
     except (tf.errors.OpError, OSError) as error:
-        reason = getattr(error, "message", None) or str(error)
+        said = getattr(error, "message", None) or getattr(error, "strerror", None)
+        reason = said or str(error)
         raise SaveFailed(
             os.fspath(prefix),
             expected="to write a checkpoint",
             found=f"{type(error).__name__}: {reason}",
             advice="Check that the disk has space and the folder can be written.",
         ) from error
+
+
+def _write(
+    prefix: Path,
+    tensors: MutableMapping[str, Any],
+    further_keys: Mapping[str, str],
+    before: Written | None,
+    frozen: Collection[str],
+) -> Written:
+    plan = sharing.plan(tensors, before, frozen)
+    # As few files as there can be, and no fewer than one.
+    groups = [(plan.settled, True)] if plan.settled else []
+    if plan.moving or plan.odd or not (plan.settled or plan.linked):
+        groups.insert(0, (plan.moving, False))
+    count = len(groups) + len(plan.linked)
+
+    def name(number: int) -> str:
+        return f"{prefix.name}.data-{number:05d}-of-{count:05d}"
+
+    parts, linked = [], 0
+    for number, part in enumerate(plan.linked, len(groups)):
+        path = prefix.with_name(name(number))
+        assert before is not None
+        if sharing.link(before.folder / part.name, part.stamp, path):
+            for key in part.shard.extents:
+                tensors.pop(key)
+            shard = part.shard
+            linked += shard.size
+        else:
+            shard = _write_shard(path, tuple(part.shard.extents), tensors)
+        parts.append(Part(path.name, shard, sharing.stamp_of(path), settled=True))
+    written = []
+    for number, (keys, settled) in enumerate(groups):
+        path = prefix.with_name(name(number))
+        odd = () if settled else plan.odd
+        shard = _write_shard(path, keys, tensors, odd)
+        written.append(Part(path.name, shard, sharing.stamp_of(path), settled))
+    parts = written + parts
+    bundle_index.write(
+        prefix.with_name(f"{prefix.name}.index"), _entries(parts, further_keys)
+    )
+    now = {key: extent for part in parts for key, extent in part.shard.extents.items()}
+    resting = sharing.resting(before, now)
+    return Written(prefix.parent, tuple(parts), resting, plan.restless, linked)
+
+
+def _write_shard(
+    path: Path,
+    keys: Sequence[str],
+    tensors: MutableMapping[str, Any],
+    odd: Sequence[str] = (),
+) -> Shard:
+    with ShardWriter(path) as writer:
+        for key in keys:
+            writer.add(key, tensors.pop(key))
+        if odd:
+            _add_odd(writer, path.with_suffix(".odd"), {k: tensors.pop(k) for k in odd})
+        return writer.shard()
+
+
+def _add_odd(writer: ShardWriter, prefix: Path, tensors: Mapping[str, Any]) -> None:
+    """Take over what only TensorFlow can write: strings and variants."""
+    import tensorflow as tf
+
+    # The kernel runs on the CPU only; elsewhere the runtime copies to it.
+    with tf.device("/CPU:0"):
+        tf.raw_ops.SaveV2(
+            prefix=os.fspath(prefix),
+            tensor_names=list(tensors),
+            shape_and_slices=[""] * len(tensors),
+            tensors=[tf.convert_to_tensor(value) for value in tensors.values()],
+        )
+    index = prefix.with_name(f"{prefix.name}.index")
+    data = prefix.with_name(f"{prefix.name}.data-00000-of-00001")
+    extents = bundle_index.extents(index.read_bytes())
+    writer.add_file(data, extents)
+    durable.drop_file(index)
+    durable.drop_file(data)
+
+
+def _entries(
+    parts: Sequence[Part], further_keys: Mapping[str, str]
+) -> dict[bytes, bytes]:
+    """Make the content of an index."""
+    found = bundle_index.serialized([part.shard.extents for part in parts])
+    for further, key in further_keys.items():
+        if key.encode() not in found:
+            raise ValueError(f"{further!r}: no tensor {key!r}")
+        found[further.encode()] = found[key.encode()]
+    return found
 
 
 def expected_size(tensors: Mapping[str, Any]) -> int:

@@ -1,43 +1,88 @@
-"""Second names for tensors in a CKPT's ``.index``, which is a sorted table on disk.
+"""The ``.index`` of a CKPT: a sorted table of where each tensor's bytes lie.
 
 TensorFlow's object-based restore reads a variable under no other key than one that
-ends in ``/.ATTRIBUTES/VARIABLE_VALUE``, and ours are to be readable. An entry of the
-table says where a tensor's bytes lie and what they sum to; the same entry under a
-second key costs some tens of bytes, and the data stay where they are.
+ends in ``/.ATTRIBUTES/VARIABLE_VALUE``, and ours are to be readable: the same entry
+under a second key costs some tens of bytes, and the data stay where they are.
 
-The format is LevelDB's: ``tensorflow/core/lib/io/table_builder.cc`` and ``format.h``.
+The table's format is LevelDB's: ``tensorflow/core/lib/io/table_builder.cc`` and
+``format.h``; its entries are ``tensorflow/core/protobuf/tensor_bundle.proto``.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import crc32c
+
+from persist_callbacks.storage.shards import Extent, masked
 
 _MAGIC = 0xDB4775248B80FB57
 _FOOTER = 48
 _TRAILER = 5
+# TensorFlow's kTensorBundleVersion.
+_PRODUCER = 1
 _UNCOMPRESSED = 0
 # Entries between two that hold their key in full.
 _INTERVAL = 16
 
 
-def add_names(index: Path, names: Mapping[str, str]) -> None:
-    """Give tensors of a CKPT further keys; rewrites the file in place, unsynced.
+def write(index: Path, entries: Mapping[bytes, bytes]) -> None:
+    """Write an ``.index``; the file is not there yet, and not synced.
 
     Args:
-        index: the ``.index`` file, as TensorFlow has written it.
-        names: further key to the key that is there.
-
-    Raises:
-        ValueError: the file is not such a table, or a key is not in it.
+        index: the file.
+        entries: serialised protocol buffers by key, the header under the empty one.
     """
-    found = entries(index.read_bytes())
-    for further, key in names.items():
-        if key.encode() not in found:
-            raise ValueError(f"{index}: no tensor {key!r}")
-        found[further.encode()] = found[key.encode()]
-    index.write_bytes(_table(found))
+    with open(index, "xb") as file:
+        file.write(_table(entries))
+
+
+def serialized(shards: Sequence[Mapping[str, Extent]]) -> dict[bytes, bytes]:
+    """Make the entries of an index, its header among them.
+
+    Args:
+        shards: where the tensors lie in each shard, by key.
+
+    Returns:
+        Serialised protocol buffers by key.
+    """
+    from tensorflow.core.protobuf import tensor_bundle_pb2 as protos
+
+    header = protos.BundleHeaderProto(num_shards=len(shards))
+    header.version.producer = _PRODUCER
+    found = {b"": header.SerializeToString()}
+    for number, extents in enumerate(shards):
+        for key, extent in extents.items():
+            entry = protos.BundleEntryProto(
+                dtype=extent.dtype,
+                shard_id=number,
+                offset=extent.offset,
+                size=extent.size,
+                crc32c=extent.crc,
+            )
+            for size in extent.shape:
+                entry.shape.dim.add(size=size)
+            # TensorFlow's has a shape even if it is that of a scalar.
+            entry.shape.SetInParent()
+            found[key.encode()] = entry.SerializeToString()
+    return found
+
+
+def extents(table: bytes) -> dict[str, Extent]:
+    """Read where the tensors of a CKPT of one shard lie, in that order."""
+    from tensorflow.core.protobuf import tensor_bundle_pb2 as protos
+
+    found = {}
+    for key, value in entries(table).items():
+        if key:
+            entry = protos.BundleEntryProto.FromString(value)
+            shape = tuple(dim.size for dim in entry.shape.dim)
+            found[key.decode()] = Extent(
+                entry.dtype, shape, entry.offset, entry.size, entry.crc32c
+            )
+    return found
 
 
 def entries(table: bytes) -> dict[bytes, bytes]:
@@ -106,7 +151,7 @@ def _sealed(entries: list[tuple[bytes, bytes]]) -> bytes:
     restarts = restarts or [0]
     block += struct.pack(f"<{len(restarts) + 1}I", *restarts, len(restarts))
     block.append(_UNCOMPRESSED)
-    return bytes(block) + struct.pack("<I", _masked(_crc32c(block)))
+    return bytes(block) + struct.pack("<I", masked(crc32c.crc32c(block)))
 
 
 def _shared(one: bytes, other: bytes) -> int:
@@ -146,28 +191,3 @@ def _number(value: int) -> bytes:
         value >>= 7
     encoded.append(value)
     return bytes(encoded)
-
-
-def _crc_table() -> tuple[int, ...]:
-    table = []
-    for byte in range(256):
-        for _ in range(8):
-            # The Castagnoli polynomial, bits reversed.
-            byte = byte >> 1 ^ (0x82F63B78 if byte & 1 else 0)
-        table.append(byte)
-    return tuple(table)
-
-
-_CRC = _crc_table()
-
-
-def _crc32c(data: bytes | bytearray) -> int:
-    crc, table = 0xFFFFFFFF, _CRC
-    for byte in data:
-        crc = table[(crc ^ byte) & 0xFF] ^ crc >> 8
-    return crc ^ 0xFFFFFFFF
-
-
-def _masked(crc: int) -> int:
-    """Mask a checksum as ``crc32c::Mask`` does, for data that hold checksums."""
-    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF

@@ -174,6 +174,20 @@ def move_aside(path: Path, target: Path) -> None:
     publish_folder(path, target)
 
 
+def link(path: Path, target: Path) -> None:
+    """Give a file a second name; neither is durable by this alone.
+
+    Raises:
+        OSError: the file system has no such links, or the name is taken.
+    """
+    os.link(path, target)
+
+
+def drop_file(path: Path) -> None:
+    """Delete a file of a folder in the making; that it is gone need not last."""
+    os.unlink(path)
+
+
 def remove_file(path: Path) -> None:
     """Delete a file if it is there; that it is gone is durable on return."""
     try:

@@ -28,6 +28,7 @@ VERSION: Final = 1
 
 _MAX_BYTES = 16 * 1024**2
 _BLOCK = 4 * 1024**2
+_HASH = "xxh3_128:"
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Checksum = Annotated[str, msgspec.Meta(pattern="^xxh3_128:[0-9a-f]{32}$")]
@@ -92,10 +93,19 @@ def build(
     fingerprint: str,
     score: Score | None,
     finished: bool,
+    digests: Mapping[str, str] | None = None,
 ) -> Manifest:
-    """Describe a staged folder: every file in it, read back for its checksum."""
+    """Describe a staged folder: every file in it, with its checksum.
+
+    A file is read back for it, unless its XXH3-128, in hex, is among the digests: those
+    were taken of what was written.
+    """
+    known = {name: f"{_HASH}{digest}" for name, digest in (digests or {}).items()}
     files = {
-        path.name: FileEntry(size=path.lstat().st_size, checksum=checksum(path))
+        path.name: FileEntry(
+            size=path.lstat().st_size,
+            checksum=known[path.name] if path.name in known else checksum(path),
+        )
         for path in sorted(folder.iterdir())
     }
     return Manifest(
@@ -234,7 +244,7 @@ def checksum(path: Path) -> str:
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(block):
             digest.update(block[:count])
-    return f"xxh3_128:{digest.hexdigest()}"
+    return f"{_HASH}{digest.hexdigest()}"
 
 
 def to_record(manifest: Manifest, folder: Path) -> CheckpointRecord:
@@ -259,7 +269,7 @@ def to_record(manifest: Manifest, folder: Path) -> CheckpointRecord:
 def _own_checksum(manifest: Manifest) -> str:
     # Over the fields and not the text: a manifest that was only reformatted is whole.
     bare = msgspec.json.encode(msgspec.structs.replace(manifest, checksum=""))
-    return f"xxh3_128:{xxhash.xxh3_128(bare).hexdigest()}"
+    return f"{_HASH}{xxhash.xxh3_128(bare).hexdigest()}"
 
 
 def _score_entry(score: Score) -> ScoreEntry:

@@ -252,6 +252,7 @@ class Store:
         fingerprint: str,
         score: Score | None = None,
         finished: bool = False,
+        digests: Mapping[str, str] | None = None,
     ) -> Committed:
         """Make a staged checkpoint exist; it is durable on return.
 
@@ -265,6 +266,7 @@ class Store:
             fingerprint: the architecture's fingerprint.
             score: the monitored value, where there is one.
             finished: whether the run ended by itself.
+            digests: of files that need not be read back, see `manifest.build`.
 
         Raises:
             SaveFailed: the disk refused; the staged folder can be abandoned.
@@ -288,6 +290,7 @@ class Store:
                 fingerprint=fingerprint,
                 score=score,
                 finished=finished,
+                digests=digests,
             )
             data = manifest.encode(description)
             durable.write_file(staged.path / MANIFEST, data)

@@ -143,6 +143,23 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
     return live
 
 
+def glance(model: Any) -> tuple[int, ...] | None:
+    """Look at a model without going into it, some hundred times as fast as `collect`.
+
+    Returns:
+        What stays the same as long as its variables are the same objects; None for a
+        model with parts that are not Keras' own, which may hold variables anywhere.
+    """
+    parts = model._flatten_layers(include_self=True)
+    if any(not type(part).__module__.startswith("keras.") for part in parts):
+        return None
+    optimizer = getattr(model, "optimizer", None)
+    owned = [] if optimizer is None else optimizer.variables
+    counted = [*model.variables, *owned]
+    counted += [each for metric in model.metrics for each in metric.variables]
+    return (len(vars(model)), id(optimizer), *map(id, counted))
+
+
 def infos(live: Iterable[LiveVariable]) -> tuple[VariableInfo, ...]:
     """List the descriptions of live variables."""
     return tuple(item.info for item in live)
@@ -167,20 +184,23 @@ def fingerprint(described: Sequence[VariableInfo], model: Any) -> str:
     return "sha256:" + hashlib.sha256(text.encode()).hexdigest()
 
 
-def capture(live: Iterable[LiveVariable]) -> dict[str, Any]:
-    """Take references to the present values; nothing is copied.
+def frozen(model: Any, live: Iterable[LiveVariable]) -> frozenset[str]:
+    """List the keys of variables that training is not expected to change.
 
-    A dense update copies a buffer first when somebody else holds it, so what is
-    returned never changes. Runs on the train thread; some microseconds a variable.
-
-    Args:
-        live: the variables.
-
-    Returns:
-        Eager tensors by key. Drop each as soon as it is written: while it is held, the
-        next update of its variable pays for a copy.
+    Those of layers that are frozen, but for the seeds that a layer may draw by. It is a
+    hint: whoever uses it looks at the values too.
     """
-    return {item.info.key: _reference(item.variable) for item in live}
+    held = {
+        id(getattr(variable, "value", variable))
+        for layer in model._flatten_layers(include_self=True)
+        if not layer.trainable
+        for variable in layer.variables
+    }
+    return frozenset(
+        item.info.key
+        for item in live
+        if id(item.variable) in held and item.variable.dtype.is_floating
+    )
 
 
 def match(
@@ -319,15 +339,6 @@ def object_graph(model: Any, live: Iterable[LiveVariable]) -> ObjectGraph:
     return ObjectGraph(serialized, int(counter.numpy()), further)
 
 
-def _reference(variable: Any) -> Any:
-    if _sums_replicas(variable):
-        return variable.read_value()
-    # A sparse access (Embedding) leaves a variable in copy-on-read mode, in which a
-    # plain read would copy all of it.
-    tf.raw_ops.DisableCopyOnRead(resource=variable.handle)
-    return tf.raw_ops.ReadVariableOp(resource=variable.handle, dtype=variable.dtype)
-
-
 def _replicas(variable: Any) -> Iterable[tuple[int, Any]]:
     """Give the parts of a distributed variable that its own value does not tell.
 
@@ -337,11 +348,12 @@ def _replicas(variable: Any) -> Iterable[tuple[int, Any]]:
     if not isinstance(variable, tf.distribute.DistributedValues):
         return ()
     # The value of one that is not a sum is its first part's.
-    first = 0 if _sums_replicas(variable) else 1
+    first = 0 if sums_replicas(variable) else 1
     return list(enumerate(variable.values))[first:]
 
 
-def _sums_replicas(variable: Any) -> bool:
+def sums_replicas(variable: Any) -> bool:
+    """Whether a variable's value is the sum of parts that replicas hold."""
     return (
         isinstance(variable, tf.distribute.DistributedValues)
         and variable.aggregation == tf.VariableAggregation.SUM

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import keras
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ import tensorflow as tf
 
 from persist_callbacks.errors import ArchitectureMismatch
 from persist_callbacks.training import variables
+from persist_callbacks.training.references import References
 
 X = np.random.default_rng(1).standard_normal((16, 4)).astype("float32")
 
@@ -137,7 +140,7 @@ def test_variables_that_keras_does_not_track():
     assert [item.info.shape for item in others] in ([(), (3,)], [(3,), ()])
     assert "other/count" in [item.info.key for item in others]
     layer = model.layers[0]
-    captured = variables.capture(others)
+    captured = References(others).take()
     layer.count.assign(5)
     expected = layer.generator.normal([2])
     variables.restore([(item.info.key, item) for item in others], captured)
@@ -179,7 +182,7 @@ def test_what_was_captured_does_not_change(build, kind, jit_compile):
     y = np.ones((16, 2), "float32")
     model.train_on_batch(x, y)
     live = variables.collect(model)
-    captured = variables.capture(live)
+    captured = References(live).take()
     held = {key: np.array(tensor, copy=True) for key, tensor in captured.items()}
     for _ in range(20):
         model.train_on_batch(x, y)
@@ -200,8 +203,47 @@ def test_disable_copy_on_read_keeps_an_embedding_from_being_copied():
     """After a sparse read, what is captured shares the variable's buffer again."""
     variable = tf.Variable(tf.zeros([64, 8]))
     variable.sparse_read([1, 2])
-    one, other = variables._reference(variable), variables._reference(variable)
+    info = variables.VariableInfo("table", "model", (64, 8), "float32")
+    references = References([variables.LiveVariable(info, variable)])
+    variable.sparse_read([3])
+    one, other = references.take()["table"], references.take()["table"]
     assert np.asarray(one).ctypes.data == np.asarray(other).ctypes.data
+    before = np.array(one)
+    variable.scatter_update(tf.IndexedSlices(tf.ones([1, 8]), tf.constant([5])))
+    np.testing.assert_array_equal(np.asarray(one), before)
+    assert variable.numpy()[5].tolist() == [1.0] * 8
+
+
+def test_what_is_on_another_device_comes_to_the_host():
+    """By a copy, which nothing that happens there changes."""
+    variable = tf.Variable(tf.range(5.0))
+    elsewhere = SimpleNamespace(
+        handle=variable.handle, dtype=variable.dtype, device="/device:GPU:0"
+    )
+    info = variables.VariableInfo("x", "model", (5,), "float32")
+    taken = References([variables.LiveVariable(info, elsewhere)]).take()["x"]
+    variable.assign_add(tf.ones(5))
+    assert taken.device.endswith("CPU:0")
+    np.testing.assert_array_equal(taken, np.arange(5.0))
+
+
+def test_a_glance_sees_new_variables():
+    """A metric's, an optimizer's, those of a layer; of other models it says nothing."""
+    model = sequential(keras.optimizers.SGD(0.1, momentum=0.9))
+    model.compile(model.optimizer, "mse", metrics=["mae"])
+    seen = [variables.glance(model)]
+    assert variables.glance(model) == seen[0]
+    model.train_on_batch(X, np.ones((16, 2), "float32"))
+    seen.append(variables.glance(model))
+    model.extra = tf.Variable(1.0)
+    seen.append(variables.glance(model))
+    assert None not in seen
+    assert len(set(seen)) == 3
+    assert variables.glance(Subclassed()) is None
+
+
+class Subclassed(keras.Model):
+    pass
 
 
 def test_match_goes_by_structure():
