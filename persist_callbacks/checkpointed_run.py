@@ -487,6 +487,13 @@ class CheckpointedRun:
 
     def _before_step(self, iterator: Any) -> None:
         """Save if something asks for it: here alone training is captured."""
+        self._saver.step_ends()
+        try:
+            self._save_what_is_due(iterator)
+        finally:
+            self._saver.step_begins()
+
+    def _save_what_is_due(self, iterator: Any) -> None:
         self._saver.check()
         position = Position(self._epoch, self._batch, self._step)
         epoch_ended, score = self._epoch_ended, self._score
@@ -554,6 +561,7 @@ class CheckpointedRun:
         """Take or put back what there is between an epoch's steps and its end."""
         if self._fit is None:
             return
+        self._saver.pause()
         if self._recovery is not None and self._recovery.state.in_validation:
             self._resume_in_validation(self._recovery)
         if self._validation is None and self._fit.validation_data is not None:
@@ -618,6 +626,7 @@ class CheckpointedRun:
             self._step += 1
             self._in_batch = False
         self._held = None
+        self._saver.pause()
         if self._recovery is not None and self._recovery.state.in_validation:
             # The script validates no more.
             self._resume_in_validation(self._recovery)
@@ -667,9 +676,11 @@ class CheckpointedRun:
                     f"are restored from {self.resume_point.path.name}."
                 )
             if self._saver.last is not None:
+                seconds, share = self._saver.overhead
                 self._say(
                     f"{self._saver.saved} checkpoints written to {self._options.path}, "
-                    f"the last one is {self._saver.last.record.name}."
+                    f"the last one is {self._saver.last.record.name}; they took "
+                    f"{seconds:.2g} s, {share:.1%} of the time."
                 )
         finally:
             self.release()

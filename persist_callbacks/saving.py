@@ -8,7 +8,6 @@ import functools
 import math
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -27,7 +26,16 @@ from persist_callbacks.records import Position, Score
 from persist_callbacks.storage import bundle, retention, sharing
 from persist_callbacks.storage.checkpoints import Committed
 from persist_callbacks.storage.layout import META, STATE
-from persist_callbacks.storage.schedule import Moment, Past, Reason, Triggers, due
+from persist_callbacks.storage.overhead import Overhead
+from persist_callbacks.storage.schedule import (
+    Moment,
+    Past,
+    Reason,
+    Triggers,
+    due,
+    held_back,
+    interval,
+)
 from persist_callbacks.storage.sharing import Stamp, Written
 from persist_callbacks.storage.staging import Staged
 from persist_callbacks.storage.store import Store
@@ -53,8 +61,6 @@ _FIXED_SECONDS = 0.05
 # some tens of milliseconds of the train thread, or little beside the variables.
 _LARGEST_DATA = 8_000_000
 _LARGEST_DATA_SHARE = 0.1
-# The next save is expected to cost what the middle one of the last few did.
-_REMEMBERED_COSTS = 5
 
 
 @dataclass(frozen=True)
@@ -487,12 +493,12 @@ class Saver:
         now = time.monotonic()
         self._started_at = self._saved_at = now
         self._saved_step, self._saved_epoch = start.step, start.epoch
-        self._costs: deque[float] = deque(maxlen=_REMEMBERED_COSTS)
-        self._held = 0.0
+        self._first_step = start.step
+        self._overhead = Overhead()
+        self._told_interval = False
         self._files = Files()
         self._guess = _FIXED_SECONDS
         self._best = retention.best([c.record for c in store.own_checkpoints()])
-        self.spent = 0.0
         self.saved = 0
         self.failed = 0
         self.last: Committed | None = None
@@ -545,7 +551,7 @@ class Saver:
             saved_at=self._saved_at,
             saved_step=self._saved_step,
             saved_epoch=self._saved_epoch,
-            spent_seconds=self.spent,
+            spent_seconds=self._overhead.spent,
             expected_seconds=self._expected(),
         )
         moment = Moment(
@@ -558,7 +564,40 @@ class Saver:
         reason: Reason | None = due(self._triggers, moment, past)
         if reason is not None:
             return reason.value
+        if not self._told_interval and self._overhead.expected is not None:
+            self._tell_interval(moment, past)
         return "best" if score is not None and self._is_best(score) else None
+
+    def _tell_interval(self, moment: Moment, past: Past) -> None:
+        """Say once what a ceiling makes of triggers that ask for more."""
+        if not held_back(self._triggers, moment, past):
+            return
+        self._told_interval = True
+        seconds = interval(self._triggers, past)
+        each = (moment.now - past.started_at) / max(1, moment.step - self._first_step)
+        self._say(
+            f"A checkpoint costs {past.expected_seconds:.2g} s, so that max_overhead="
+            f"{self._triggers.max_overhead} allows one in {seconds:.2g} s, about every "
+            f"{max(1, round(seconds / each))} steps: less often than was asked for."
+        )
+
+    def step_ends(self) -> None:
+        """Note the time: a step has ended, and nothing is done at the boundary yet."""
+        self._overhead.arrive(time.monotonic())
+
+    def step_begins(self) -> None:
+        """Note the time: all that was to be done at the boundary is done."""
+        self._overhead.leave(time.monotonic(), beside=self._writer.busy)
+
+    def pause(self) -> None:
+        """Note that what comes next is no step."""
+        self._overhead.pause()
+
+    @property
+    def overhead(self) -> tuple[float, float]:
+        """Seconds that checkpoints have cost, and their share of the time so far."""
+        spent = self._overhead.spent
+        return spent, spent / max(time.monotonic() - self._started_at, 1e-9)
 
     def begin_at(self, epoch: int) -> None:
         """Count epochs from here, when a new run does not begin with the first."""
@@ -596,7 +635,7 @@ class Saver:
             )
         )
         del snapshot
-        self._held = time.monotonic() - begun
+        self._overhead.begin(time.monotonic() - begun)
         self._saved_at, self._saved_step = begun, position.step
         if at_epoch_end:
             self._saved_epoch = position.epoch
@@ -703,15 +742,11 @@ class Saver:
             self._store.close()
 
     def _expected(self) -> float:
-        if not self._costs:
-            return self._guess
-        return sorted(self._costs)[len(self._costs) // 2]
+        expected = self._overhead.expected
+        return self._guess if expected is None else expected
 
     def _note(self, outcome: Outcome[Saved]) -> None:
-        # The write's wall time is an upper bound of what it takes from training.
-        cost = self._held + outcome.seconds
-        self._costs.append(cost)
-        self.spent += cost
+        self._overhead.end(outcome.seconds)
         if outcome.error is None:
             saved = outcome.result()
             self.saved += 1

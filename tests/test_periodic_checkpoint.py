@@ -502,6 +502,19 @@ def test_two_fits_on_one_directory(tmp_path):
     assert kept_steps(run) == [14]
 
 
+def test_a_ceiling_that_holds_back_is_told_once(tmp_path, capsys):
+    """Who asks for every step and a share of the time hears what that comes to."""
+    asked = ours(tmp_path / "run", every_steps=1, max_overhead=0.3, verbose=1)
+    fit(linear(), asked, epochs=60)
+    told = [line for line in capsys.readouterr().out.splitlines() if "allows" in line]
+    assert len(told) == 1
+    assert re.fullmatch(
+        r"A checkpoint costs [\d.e-]+ s, so that max_overhead=0\.3 allows one in "
+        r"[\d.e-]+ s, about every \d+ steps: less often than was asked for\.",
+        told[0],
+    )
+
+
 @pytest.mark.usefixtures("synchronous")
 def test_what_is_printed(tmp_path, capsys):
     """0 prints nothing, 1 where a run goes on and how it ended, 2 each checkpoint."""
@@ -514,9 +527,9 @@ def test_what_is_printed(tmp_path, capsys):
     out = capsys.readouterr().out.splitlines()
     assert out[0].startswith(f"Resuming from ckpt-000000021 in {run}, saved ")
     assert out[0].endswith(": epoch 4, batch 0, step 21")
-    assert out[-1] == (
-        f"1 checkpoints written to {run}, the last one is ckpt-000000028."
-    )
+    said, cost = out[-1].split("; ")
+    assert said == f"1 checkpoints written to {run}, the last one is ckpt-000000028"
+    assert re.fullmatch(r"they took [\d.e-]+ s, \d+\.\d% of the time\.", cost)
     fit(linear(), ours(run, every_epochs=1, verbose=1), epochs=4)
     assert capsys.readouterr().out == (
         f"Nothing left to train: the run in {run} is at the end of epoch 4, step 28, "

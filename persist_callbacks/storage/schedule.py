@@ -119,6 +119,16 @@ def due(triggers: Triggers, moment: Moment, past: Past) -> Reason | None:
         return None
     if not triggers.is_explicit:
         return Reason.BUDGET if _is_worth_it(triggers, moment, past) else None
+    return _asked(triggers, moment, past)
+
+
+def held_back(triggers: Triggers, moment: Moment, past: Past) -> bool:
+    """Whether a trigger asks for a checkpoint here that the ceiling does not allow."""
+    affordable = _is_affordable(triggers, moment, past)
+    return not affordable and _asked(triggers, moment, past) is not None
+
+
+def _asked(triggers: Triggers, moment: Moment, past: Past) -> Reason | None:
     # Steps are counted since the last save and never taken modulo: with
     # steps_per_execution the boundaries jump over multiples.
     steps = moment.step - past.saved_step
