@@ -183,7 +183,8 @@ def size_and_copy(kind: str, megabytes: float) -> tuple[float, int, float]:
     """Give the state's megabytes, its variables, and the seconds of one warm copy."""
     model, x = build(kind, megabytes)
     model.train_on_batch(x, np.zeros((BATCH, 1), "float32"))
-    values = [v.numpy() for v in [*model.variables, *model.optimizer.variables]]
+    variables = [*model.variables, *model.optimizer.variables]
+    values = [np.asarray(variable.numpy()) for variable in variables]
     copies = [value.copy() for value in values]
     times = []
     for _ in range(9):

@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 THREAD_NAME = "persist_callbacks-writer"
 EXIT_SECONDS = 300.0
+_LET_GO = 0.001
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,9 @@ class Writer(Generic[T]):
 def _run(box: list[Callable[[], T]], outcomes: deque[Outcome[T]]) -> None:
     job = box.pop()
     begun = time.monotonic()
+    # A new thread comes into being with the interpreter's lock, and would keep it from
+    # the train thread for some milliseconds.
+    time.sleep(_LET_GO)
     value: T | None = None
     error: BaseException | None = None
     trace = ""
