@@ -14,7 +14,12 @@ from tensorflow.python.grappler import tf_optimizer
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.affine import merge_affine_chains
-from persist_callbacks.graph.canonical import canonical
+from persist_callbacks.graph.broadcasts import broadcasts_to_convolutions
+from persist_callbacks.graph.canonical import canonical, in_order
+from persist_callbacks.graph.enlarging import (
+    repeats_to_resizes,
+    transposed_convolution_sizes,
+)
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.plainer import (
     additions_to_biases,
@@ -47,12 +52,17 @@ PASSES: Mapping[str, Pass] = {
     ),
     "remove_identities": lambda g, _, outputs: remove_identities(g, keep=outputs),
     "static_reshapes": lambda g, *_: static_reshapes(g),
+    # What shapes were computed of is a reader no more, where a pass wants but one.
+    "drop_unused": lambda g, inputs, outputs: drop_unused(g, [*inputs, *outputs]),
     "dense_to_convolutions": lambda g, *_: dense_to_convolutions(g),
+    "repeats_to_resizes": lambda g, *_: repeats_to_resizes(g),
     "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
     "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
     "scales_into_weights": lambda g, *_: scales_into_weights(g),
     "additions_to_biases": lambda g, *_: additions_to_biases(g),
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
+    "broadcasts_to_convolutions": lambda g, *_: broadcasts_to_convolutions(g),
+    "transposed_convolution_sizes": lambda g, *_: transposed_convolution_sizes(g),
     "name_results": lambda g, _, outputs: name_results(g, outputs),
     "spell_out_constants": lambda g, *_: spell_out_constants(g),
     "canonical": lambda g, inputs, outputs: canonical(
@@ -175,6 +185,21 @@ def remove_identities(graph_def: Any, *, keep: Sequence[str]) -> Any:
         made.CopyFrom(node)
         del made.input[:]
         made.input.extend(_redirected(ref, redirect) for ref in node.input)
+    return result
+
+
+def drop_unused(graph_def: Any, wanted: Sequence[str]) -> Any:
+    """Leave out nodes that none of the wanted ones needs.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+        wanted: names of nodes.
+    """
+    needed = in_order(graph_def.node, wanted)
+    if len(needed) == len(graph_def.node):
+        return graph_def
+    result = nd.empty_like(graph_def)
+    result.node.extend(needed)
     return result
 
 

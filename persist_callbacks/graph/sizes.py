@@ -65,7 +65,7 @@ def _known_shapes(graph_def: Any) -> dict[str, Any]:
     ]
     if not suspects:
         return {}
-    evaluate = _Evaluation(graph_def)
+    evaluate = Evaluation(graph_def)
     known: dict[str, Any] = {}
     taken = set(by_name)
     for node in suspects:
@@ -81,8 +81,12 @@ def _known_shapes(graph_def: Any) -> dict[str, Any]:
     return known
 
 
-class _Evaluation:
-    """What is known of a graph's shape arithmetic before it runs."""
+class Evaluation:
+    """What is known of a graph's shape arithmetic before it runs.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
 
     def __init__(self, graph_def: Any) -> None:
         self._by_name = {node.name: node for node in graph_def.node}

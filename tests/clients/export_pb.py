@@ -25,6 +25,7 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks import exporting, tracing
+from persist_callbacks.graph.freeze import freeze
 from persist_callbacks.graph.frozen import count_ops
 from persist_callbacks.graph.trace import run_live
 from persist_callbacks.records import GraphNames
@@ -43,8 +44,6 @@ def main() -> None:
     names = [info.name for info in graph.inputs]
     arrays = dict(zip(names, batch.values(), strict=True))
     values = {item.info.key: item.variable.numpy() for item in variables.collect(model)}
-    from persist_callbacks.graph.freeze import freeze
-
     plain = freeze(graph, values)
     begun = time.monotonic()
     built = exporting.build(graph, values)
@@ -52,11 +51,13 @@ def main() -> None:
     (given.folder / "plain.pb").write_bytes(plain.SerializeToString(deterministic=True))
     (given.folder / "model.pb").write_bytes(built.data)
     np.savez(given.folder / "in.npz", **arrays)
-    np.savez(given.folder / "out.npz", **run_live(model, graph, arrays))
+    live = run_live(model, graph, arrays)
+    np.savez(given.folder / "out.npz", **live)
     facts = {
         "outputs": [info.name for info in graph.outputs],
         "before": sum(count_ops(plain).values()),
         "after": sum(built.frozen.ops.values()),
+        "largest": max(float(np.abs(each).max()) for each in live.values()),
         "ops": built.frozen.ops,
         "seconds": seconds,
         "tensorflow": tf.__version__,

@@ -35,8 +35,6 @@ def by_opencv(path, arrays, outputs):
     import cv2
 
     net = cv2.dnn.readNetFromTensorflow(path)
-    # Fast convolutions that cost a digit are a reader's choice, not the graph's.
-    net.enableWinograd(False)
     for name, array in arrays.items():
         pictures = array.ndim == 4
         blob = array.transpose(0, 3, 1, 2) if pictures else array

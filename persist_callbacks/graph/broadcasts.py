@@ -1,0 +1,137 @@
+"""What is one number a pixel, spread over the channels in ops that every reader has.
+
+A layer norm of pictures takes the mean of each pixel's channels from all of them. Other
+readers compute pictures with pictures of the same shape only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.names import unique
+
+_BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
+
+
+def broadcasts_to_convolutions(graph_def: Any) -> Any:
+    """Spread pictures of one channel by a convolution with ones, which copies them.
+
+    A product with one number a channel is that convolution's filter. The squared
+    difference and the reciprocal root beside them are made of ops that OpenCV has.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    suspects = [
+        node
+        for node in graph_def.node
+        if node.op in (*_BINARY, "Rsqrt")
+        and node.attr["T"].type == tf.float32.as_datatype_enum
+    ]
+    references = {reference for node in suspects for reference in node.input}
+    shapes = nd.inferred_shapes(graph_def, references) if suspects else {}
+    if not any(_spread(node, by_name, shapes) for node in suspects):
+        return graph_def
+    writer = _Writer(set(by_name), shapes)
+    result = nd.empty_like(graph_def)
+    names = {node.name for node in suspects}
+    for node in graph_def.node:
+        spread = None
+        if node.name in names:
+            spread = _spread(node, by_name, shapes)
+        pictures = node.name in names and shapes[node.input[0]].rank == 4
+        if spread is None and not pictures:
+            result.node.add().CopyFrom(node)
+            continue
+        result.node.extend(writer.rewritten(node, spread, by_name))
+    return result
+
+
+def _spread(
+    node: Any, by_name: Mapping[str, Any], shapes: Mapping[str, tf.TensorShape]
+) -> str | None:
+    """Return the input of one channel that meets one of many; None if there is none."""
+    if node.op not in _BINARY:
+        return None
+    one, other = node.input[:2]
+    for small, large in ((one, other), (other, one)):
+        if by_name[nd.split(small)[0]].op == "Const" or shapes[small].rank != 4:
+            continue
+        if shapes[small][-1] != 1 or shapes[small][1:3] == [1, 1]:
+            continue
+        shape = shapes[large]
+        channels = shape[-1] if shape.rank else None
+        if channels is None or channels == 1:
+            continue
+        if by_name[nd.split(large)[0]].op == "Const":
+            # What a constant picture would be spread by is no single pixel.
+            if node.op == "Mul" and shape.num_elements() == channels:
+                return str(small)
+        elif shape.rank == 4 and shape[1:3] == shapes[small][1:3]:
+            return str(small)
+    return None
+
+
+class _Writer:
+    """Writes nodes in the place of others, each spread picture once."""
+
+    def __init__(self, taken: set[str], shapes: Mapping[str, tf.TensorShape]) -> None:
+        self._taken = taken
+        self._shapes = shapes
+        self._spread: dict[tuple[str, int], str] = {}
+        self._made: list[Any] = []
+
+    def rewritten(
+        self, node: Any, spread: str | None, by_name: Mapping[str, Any]
+    ) -> list[Any]:
+        """Return the nodes in one's place; the last bears its name."""
+        self._made = []
+        sides = list(node.input[:2])
+        if spread is not None:
+            other = sides[1] if sides[0] == spread else sides[0]
+            source = by_name[nd.split(other)[0]]
+            if source.op == "Const":
+                numbers = nd.constant_value(source).reshape(1, 1, 1, -1)
+                self._convolution(node.name, spread, numbers)
+                return self._made
+            channels = int(self._shapes[other][-1])
+            wide = self._spread.get((spread, channels))
+            if wide is None:
+                name = self._unique(f"{node.name}/spread")
+                ones = np.ones((1, 1, 1, channels), np.float32)
+                wide = self._convolution(name, spread, ones)
+                self._spread[spread, channels] = wide
+            sides = [wide if side == spread else side for side in sides]
+        if node.op == "SquaredDifference":
+            gap = self._unique(f"{node.name}/difference")
+            self._add("Sub", gap, *sides)
+            self._add("Square", node.name, gap)
+        elif node.op == "Rsqrt":
+            root = self._unique(f"{node.name}/root")
+            self._add("Sqrt", root, *sides)
+            self._add("Reciprocal", node.name, root)
+        else:
+            self._add(node.op, node.name, *sides)
+        return self._made
+
+    def _convolution(self, name: str, source: str, filters: Any) -> str:
+        constant = self._unique(f"{name}/filters")
+        self._made.append(nd.constant(constant, filters, tf.float32))
+        self._add("Conv2D", name, source, constant)
+        self._made[-1].attr["strides"].list.i.extend([1, 1, 1, 1])
+        self._made[-1].attr["padding"].s = b"VALID"
+        return name
+
+    def _add(self, op: str, name: str, *inputs: str) -> None:
+        self._made.append(nd.make_node(op, name, inputs, T=tf.float32))
+
+    def _unique(self, name: str) -> str:
+        name = unique(name, self._taken)
+        self._taken.add(name)
+        return name
