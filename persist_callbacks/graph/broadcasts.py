@@ -1,7 +1,8 @@
 """What is one number a pixel, spread over the channels in ops that every reader has.
 
 A layer norm of pictures takes the mean of each pixel's channels from all of them. Other
-readers compute pictures with pictures of the same shape only.
+readers compute pictures with pictures of the same shape only, and so do they with rows
+of features, where a product of matrices does what a convolution does for pictures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
 
+_RANKS = (2, 4)
 _BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
 
 
@@ -31,7 +33,7 @@ def broadcasts_to_convolutions(graph_def: Any) -> Any:
     suspects = [
         node
         for node in graph_def.node
-        if node.op in (*_BINARY, "Rsqrt")
+        if node.op in (*_BINARY, "Mean", "Rsqrt")
         and node.attr["T"].type == tf.float32.as_datatype_enum
     ]
     references = {reference for node in suspects for reference in node.input}
@@ -45,7 +47,7 @@ def broadcasts_to_convolutions(graph_def: Any) -> Any:
         spread = None
         if node.name in names:
             spread = _spread(node, by_name, shapes)
-        pictures = node.name in names and shapes[node.input[0]].rank == 4
+        pictures = node.name in names and shapes[node.input[0]].rank in _RANKS
         if spread is None and not pictures:
             result.node.add().CopyFrom(node)
             continue
@@ -61,9 +63,10 @@ def _spread(
         return None
     one, other = node.input[:2]
     for small, large in ((one, other), (other, one)):
-        if by_name[nd.split(small)[0]].op == "Const" or shapes[small].rank != 4:
+        rank = shapes[small].rank
+        if by_name[nd.split(small)[0]].op == "Const" or rank not in _RANKS:
             continue
-        if shapes[small][-1] != 1 or shapes[small][1:3] == [1, 1]:
+        if shapes[small][-1] != 1 or shapes[small][1:] == [1, 1, 1]:
             continue
         shape = shapes[large]
         channels = shape[-1] if shape.rank else None
@@ -73,7 +76,7 @@ def _spread(
             # What a constant picture would be spread by is no single pixel.
             if node.op == "Mul" and shape.num_elements() == channels:
                 return str(small)
-        elif shape.rank == 4 and shape[1:3] == shapes[small][1:3]:
+        elif shape.rank == rank and shape[1:-1] == shapes[small][1:-1]:
             return str(small)
     return None
 
@@ -92,20 +95,22 @@ class _Writer:
     ) -> list[Any]:
         """Return the nodes in one's place; the last bears its name."""
         self._made = []
+        if node.op == "Mean":
+            return self._mean(node, by_name)
         sides = list(node.input[:2])
         if spread is not None:
             other = sides[1] if sides[0] == spread else sides[0]
             source = by_name[nd.split(other)[0]]
             if source.op == "Const":
-                numbers = nd.constant_value(source).reshape(1, 1, 1, -1)
-                self._convolution(node.name, spread, numbers)
+                numbers = nd.constant_value(source).reshape(1, -1)
+                self._product(node.name, spread, numbers)
                 return self._made
             channels = int(self._shapes[other][-1])
             wide = self._spread.get((spread, channels))
             if wide is None:
                 name = self._unique(f"{node.name}/spread")
-                ones = np.ones((1, 1, 1, channels), np.float32)
-                wide = self._convolution(name, spread, ones)
+                ones = np.ones((1, channels), np.float32)
+                wide = self._product(name, spread, ones)
                 self._spread[spread, channels] = wide
             sides = [wide if side == spread else side for side in sides]
         if node.op == "SquaredDifference":
@@ -120,8 +125,27 @@ class _Writer:
             self._add(node.op, node.name, *sides)
         return self._made
 
-    def _convolution(self, name: str, source: str, filters: Any) -> str:
-        constant = self._unique(f"{name}/filters")
+    def _mean(self, node: Any, by_name: Mapping[str, Any]) -> list[Any]:
+        """Take the mean of each row's features by a product, and leave any other."""
+        axes = by_name[nd.split(node.input[1])[0]]
+        channels = self._shapes[node.input[0]][-1]
+        kept = "keep_dims" in node.attr and node.attr["keep_dims"].b
+        rows = self._shapes[node.input[0]].rank == 2 and channels is not None
+        last = axes.op == "Const" and nd.constant_value(axes).reshape(-1).tolist()
+        if not kept or not rows or last not in ([1], [-1]):
+            return [node]
+        shares = np.full((channels, 1), 1 / channels, np.float32)
+        self._product(node.name, node.input[0], shares)
+        return self._made
+
+    def _product(self, name: str, source: str, weights: Any) -> str:
+        """Multiply each pixel's or row's channels with a matrix."""
+        constant = self._unique(f"{name}/weights")
+        if self._shapes[source].rank == 2:
+            self._made.append(nd.constant(constant, weights, tf.float32))
+            self._add("MatMul", name, source, constant)
+            return name
+        filters = weights.reshape(1, 1, *weights.shape)
         self._made.append(nd.constant(constant, filters, tf.float32))
         self._add("Conv2D", name, source, constant)
         self._made[-1].attr["strides"].list.i.extend([1, 1, 1, 1])

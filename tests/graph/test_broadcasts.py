@@ -54,6 +54,15 @@ SPREAD = {
 }
 
 
+def test_a_layer_norm_of_rows() -> None:
+    """There a product of matrices does it, and takes the mean as well."""
+    before = graph_of(lambda x: layer_norm(tf.reduce_max(x, [1, 2])))
+    after = broadcasts_to_convolutions(before)
+    assert count_ops(after)["MatMul"] == 4
+    assert not {"Mean", "Rsqrt", "SquaredDifference"} & set(count_ops(after))
+    np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("kind", SPREAD)
 def test_one_number_a_pixel(kind: str) -> None:
     """What is spread is spread once, and the numbers are the same."""
@@ -70,6 +79,7 @@ def test_one_number_a_pixel(kind: str) -> None:
     [
         lambda x: x * tf.reduce_mean(x, [1, 2], keepdims=True),
         lambda x: x * tf.reduce_mean(x, [1, 2, 3], keepdims=True),
+        lambda x: tf.reduce_mean(tf.reduce_max(x, [1, 2]), -1, keepdims=True),
         lambda x: x * NUMBERS,
         lambda x: mean(x) * 2.0,
         lambda x: mean(x) + NUMBERS,
