@@ -142,9 +142,9 @@ def _is_plain(
 def _needs_ones(
     chain: _Affine, by_name: Mapping[str, Any], shapes: Mapping[str, tf.TensorShape]
 ) -> bool:
-    """Whether a chain adds a vector to pictures, and multiplies them by none before."""
+    """Whether a chain adds a vector to pictures or rows, and multiplies by none."""
     maker = by_name[nd.split(chain.source)[0]]
-    picture = shapes[chain.source].rank == 4
+    picture = shapes[chain.source].rank in (2, 4)
     alone = chain.scale.ndim == 0 and chain.shift.ndim > 0
     if not alone or not picture:
         return False

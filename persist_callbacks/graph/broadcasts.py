@@ -20,6 +20,49 @@ _RANKS = (2, 4)
 _BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
 
 
+def spell_out_softmaxes(graph_def: Any) -> Any:
+    """Compute a softmax over the channels of pictures from its parts.
+
+    OpenCV takes the last axis of its own layout, which is the pictures' width.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    suspects = [
+        node
+        for node in graph_def.node
+        if node.op == "Softmax" and node.attr["T"].type == tf.float32.as_datatype_enum
+    ]
+    if not suspects:
+        return graph_def
+    shapes = nd.inferred_shapes(graph_def, [node.input[0] for node in suspects])
+    names = {node.name for node in suspects if shapes[node.input[0]].rank == 4}
+    taken = {node.name for node in graph_def.node}
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        if node.name not in names:
+            result.node.add().CopyFrom(node)
+            continue
+        parts = ("axis", "largest", "below", "exponential", "sum")
+        axis, largest, below, power, total = (
+            unique(f"{node.name}/{part}", taken) for part in parts
+        )
+        taken.update([axis, largest, below, power, total])
+        (source,) = node.input
+        over = {"T": tf.float32, "Tidx": tf.int32, "keep_dims": True}
+        result.node.extend(
+            [
+                nd.constant(axis, np.array([3], np.int32), tf.int32),
+                nd.make_node("Max", largest, [source, axis], **over),
+                nd.make_node("Sub", below, [source, largest], T=tf.float32),
+                nd.make_node("Exp", power, [below], T=tf.float32),
+                nd.make_node("Sum", total, [power, axis], **over),
+                nd.make_node("RealDiv", node.name, [power, total], T=tf.float32),
+            ]
+        )
+    return result
+
+
 def broadcasts_to_convolutions(graph_def: Any) -> Any:
     """Spread pictures of one channel by a convolution with ones, which copies them.
 

@@ -14,7 +14,10 @@ from tensorflow.python.grappler import tf_optimizer
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.affine import merge_affine_chains
-from persist_callbacks.graph.broadcasts import broadcasts_to_convolutions
+from persist_callbacks.graph.broadcasts import (
+    broadcasts_to_convolutions,
+    spell_out_softmaxes,
+)
 from persist_callbacks.graph.canonical import canonical, in_order
 from persist_callbacks.graph.enlarging import (
     repeats_to_resizes,
@@ -61,6 +64,7 @@ PASSES: Mapping[str, Pass] = {
     "scales_into_weights": lambda g, *_: scales_into_weights(g),
     "additions_to_biases": lambda g, *_: additions_to_biases(g),
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
+    "spell_out_softmaxes": lambda g, *_: spell_out_softmaxes(g),
     "broadcasts_to_convolutions": lambda g, *_: broadcasts_to_convolutions(g),
     "transposed_convolution_sizes": lambda g, *_: transposed_convolution_sizes(g),
     "name_results": lambda g, _, outputs: name_results(g, outputs),

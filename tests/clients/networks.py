@@ -116,9 +116,12 @@ def build(name: str) -> tuple[Any, dict[str, np.ndarray[Any, Any]]]:
         The model, and a batch by input name.
     """
     keras.utils.set_random_seed(1)
-    model = (
-        OTHERS[name]() if name in OTHERS else getattr(applications, name)(weights=None)
-    )
+    if name in OTHERS:
+        model = OTHERS[name]()
+    else:
+        # The only ones that are of any size where none is given.
+        shape = (224, 224, 3) if name.startswith("MobileNetV3") else None
+        model = getattr(applications, name)(weights=None, input_shape=shape)
     batch = {each.name: _made_up(each, model) for each in model.inputs}
     _awaken(model, next(iter(batch.values())))
     return model, batch

@@ -86,9 +86,10 @@ def test_chains(kind: str) -> None:
         lambda x: tf.nn.relu(x) + constant(4),
         lambda x: constant(4) - x,
         lambda x: x * 2.0 + constant(4),
+        lambda x: tf.reduce_max(x, [1, 2]) + constant(4),
     ],
 )
-def test_a_vector_added_to_pictures_by_itself(build: Callable[[Any], Any]) -> None:
+def test_a_vector_added_by_itself(build: Callable[[Any], Any]) -> None:
     """A vector is multiplied with before, as OpenCV's reader wants it."""
     before = graph_of(build)
     after = merge_affine_chains(before)

@@ -9,7 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from persist_callbacks.graph.broadcasts import broadcasts_to_convolutions
+from persist_callbacks.graph.broadcasts import (
+    broadcasts_to_convolutions,
+    spell_out_softmaxes,
+)
 from persist_callbacks.graph.frozen import count_ops, from_graph_def
 from persist_callbacks.records import TensorInfo
 
@@ -92,3 +95,18 @@ def test_what_stays(build: Callable[[Any], Any]) -> None:
     """What readers spread by themselves, and what is no picture, is left alone."""
     before = graph_of(build)
     assert broadcasts_to_convolutions(before) == before
+
+
+def test_a_softmax_of_pictures() -> None:
+    """It is computed from its parts, large numbers too, and spread as others are."""
+    before = graph_of(lambda x: tf.nn.softmax(x * 100.0))
+    after = broadcasts_to_convolutions(spell_out_softmaxes(before))
+    assert "Softmax" not in count_ops(after)
+    assert count_ops(after)["Conv2D"] == 2
+    np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-6)
+
+
+def test_a_softmax_of_rows_stays() -> None:
+    """That is what readers have a layer for."""
+    before = graph_of(lambda x: tf.nn.softmax(x[:, 0, 0]))
+    assert spell_out_softmaxes(before) == before
