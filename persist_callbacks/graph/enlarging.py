@@ -114,7 +114,6 @@ def transposed_convolution_sizes(graph_def: Any) -> Any:
         for node in graph_def.node
         if node.op == "Conv2DBackpropInput"
         and by_name[nd.split(node.input[0])[0]].op != "Const"
-        and node.attr["padding"].s == b"SAME"
     ]
     if not suspects:
         return graph_def
@@ -141,11 +140,16 @@ def _sizes(
     shapes: Mapping[str, tf.TensorShape],
     taken: set[str],
 ) -> list[Any]:
-    """Return the nodes that compute a size; none if it is not input times strides."""
+    """Return the nodes that give a size; none if it is not input times strides."""
     shape, strides = shapes[node.input[2]], list(node.attr["strides"].list.i)
     if wanted is None or len(wanted) != 4 or shape.rank != 4:
         return []
-    if None in wanted[1:] or None in shape.as_list()[1:3]:
+    if None not in wanted:
+        name = unique(f"{node.name}/size", taken)
+        taken.add(name)
+        return [nd.constant(name, np.array(wanted, np.int32), tf.int32)]
+    same = node.attr["padding"].s == b"SAME"
+    if not same or None in wanted[1:] or None in shape.as_list()[1:3]:
         return []
     if wanted[1:3] != [shape[1] * strides[1], shape[2] * strides[2]]:
         return []

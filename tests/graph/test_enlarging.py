@@ -132,6 +132,18 @@ def test_transposed_convolutions(kernel: int, stride: int) -> None:
     np.testing.assert_array_equal(run(after), run(before))
 
 
+def test_a_size_that_is_known() -> None:
+    """It is a constant, whatever the padding."""
+
+    def build(x: Any) -> Any:
+        return transposed(x, 2, 2, by_batch(x, 14, 10, 4), "VALID")
+
+    after = transposed_convolution_sizes(graph_of(build, batch=2))
+    by_name = {node.name: node for node in after.node}
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    assert by_name[made.input[0]].op == "Const"
+
+
 @pytest.mark.parametrize(
     ("build", "batch"),
     [
