@@ -51,14 +51,14 @@ def transformer_encoder() -> Any:
     return keras.Model(ids, L.Dense(10, activation="softmax", name="predictions")(x))
 
 
-def lstm() -> Any:
+def stacked_lstm() -> Any:
     """Give two recurrent layers over 50 steps of 32 numbers."""
     x = keras.Input((50, 32), name="sequence")
     y = L.LSTM(64, return_sequences=True)(x)
     return keras.Model(x, L.Dense(10, name="predictions")(L.LSTM(64)(y)))
 
 
-def unet() -> Any:
+def unet_transposed() -> Any:
     """Give three levels down and up, with what each way up has been tried with."""
 
     def block(x: Any, width: int) -> Any:
@@ -95,7 +95,8 @@ def unet_upsampling() -> Any:
 
 
 OTHERS: dict[str, Callable[[], Any]] = {
-    kind.__name__: kind for kind in (transformer_encoder, lstm, unet, unet_upsampling)
+    kind.__name__: kind
+    for kind in (transformer_encoder, stacked_lstm, unet_transposed, unet_upsampling)
 }
 
 
