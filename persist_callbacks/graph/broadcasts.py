@@ -20,49 +20,6 @@ _RANKS = (2, 4)
 _BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
 
 
-def spell_out_softmaxes(graph_def: Any) -> Any:
-    """Compute a softmax over the channels of pictures from its parts.
-
-    OpenCV takes the last axis of its own layout, which is the pictures' width.
-
-    Args:
-        graph_def: a GraphDef; not changed.
-    """
-    suspects = [
-        node
-        for node in graph_def.node
-        if node.op == "Softmax" and node.attr["T"].type == tf.float32.as_datatype_enum
-    ]
-    if not suspects:
-        return graph_def
-    shapes = nd.inferred_shapes(graph_def, [node.input[0] for node in suspects])
-    names = {node.name for node in suspects if shapes[node.input[0]].rank == 4}
-    taken = {node.name for node in graph_def.node}
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        if node.name not in names:
-            result.node.add().CopyFrom(node)
-            continue
-        parts = ("axis", "largest", "below", "exponential", "sum")
-        axis, largest, below, power, total = (
-            unique(f"{node.name}/{part}", taken) for part in parts
-        )
-        taken.update([axis, largest, below, power, total])
-        (source,) = node.input
-        over = {"T": tf.float32, "Tidx": tf.int32, "keep_dims": True}
-        result.node.extend(
-            [
-                nd.constant(axis, np.array([3], np.int32), tf.int32),
-                nd.make_node("Max", largest, [source, axis], **over),
-                nd.make_node("Sub", below, [source, largest], T=tf.float32),
-                nd.make_node("Exp", power, [below], T=tf.float32),
-                nd.make_node("Sum", total, [power, axis], **over),
-                nd.make_node("RealDiv", node.name, [power, total], T=tf.float32),
-            ]
-        )
-    return result
-
-
 def broadcasts_to_convolutions(graph_def: Any) -> Any:
     """Spread pictures of one channel by a convolution with ones, which copies them.
 
@@ -169,15 +126,18 @@ class _Writer:
         return self._made
 
     def _mean(self, node: Any, by_name: Mapping[str, Any]) -> list[Any]:
-        """Take the mean of each row's features by a product, and leave any other."""
+        """Take the mean of each pixel's channels by a product, and leave any other.
+
+        OpenCV 5 takes it over another number of channels at each run but the first.
+        """
         axes = by_name[nd.split(node.input[1])[0]]
-        channels = self._shapes[node.input[0]][-1]
+        shape = self._shapes[node.input[0]]
         kept = "keep_dims" in node.attr and node.attr["keep_dims"].b
-        rows = self._shapes[node.input[0]].rank == 2 and channels is not None
+        known = shape.rank in _RANKS and shape[-1] is not None
         last = axes.op == "Const" and nd.constant_value(axes).reshape(-1).tolist()
-        if not kept or not rows or last not in ([1], [-1]):
+        if not kept or not known or last not in ([shape.rank - 1], [-1]):
             return [node]
-        shares = np.full((channels, 1), 1 / channels, np.float32)
+        shares = np.full((shape[-1], 1), 1 / shape[-1], np.float32)
         self._product(node.name, node.input[0], shares)
         return self._made
 

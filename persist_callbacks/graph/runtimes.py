@@ -175,10 +175,17 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
             yield node.op, f"an input {place} that is computed, not constant"
         elif node.op == "Softmax" and shapes[node.input[0]].rank == 4:
             yield node.op, "a softmax of pictures, which it takes along their width"
+        elif node.op in ("Max", "Mean", "Sum") and _over_channels(node, by_name):
+            yield node.op, "one over channels, which OpenCV 5 takes right but once"
         elif node.op == "ExpandDims" and any(_is_open(each) for each in nodes):
             yield node.op, "sizes that the inputs leave open"
         elif node.op in _ARITHMETIC:
             yield from _arithmetic_in_opencv(node, constants, shapes)
+
+
+def _over_channels(node: Any, by_name: Mapping[str, Any]) -> bool:
+    axes = nd.constant_value(by_name[nd.split(node.input[1])[0]])
+    return axes.reshape(-1).tolist() in ([-1], [3])
 
 
 def _is_open(node: Any) -> bool:

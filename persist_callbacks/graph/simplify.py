@@ -14,10 +14,7 @@ from tensorflow.python.grappler import tf_optimizer
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.affine import merge_affine_chains
-from persist_callbacks.graph.broadcasts import (
-    broadcasts_to_convolutions,
-    spell_out_softmaxes,
-)
+from persist_callbacks.graph.broadcasts import broadcasts_to_convolutions
 from persist_callbacks.graph.canonical import canonical, in_order
 from persist_callbacks.graph.enlarging import (
     repeats_to_resizes,
@@ -36,6 +33,7 @@ from persist_callbacks.graph.portable import (
     split_grouped_convolutions,
 )
 from persist_callbacks.graph.sizes import static_reshapes
+from persist_callbacks.graph.softmaxes import spell_out_softmaxes
 
 # A constant that folding made of a formula, such as zeros of a big shape, is not
 # written out in full beyond this.

@@ -166,6 +166,7 @@ def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
         (lambda x: tf.nn.softmax(x), "Softmax", "along their width"),
         (lambda x: x - tf.reduce_mean(x, -1, keepdims=True), "Sub", "that differ"),
         (lambda x: 1.0 - x, "Sub", "the reverse"),
+        (lambda x: tf.reduce_max(x, -1, keepdims=True), "Max", "over channels"),
         (lambda x: tf.reshape(x, tf.reverse(tf.shape(x), [0])), "Reshape", "computed"),
         (lambda x: tf.matmul(x[0, 0], x[0, 0], transpose_b=True), "MatMul", "neither"),
         (lambda x: tf.cast(x, tf.int32) + 1, "AddV2", "int32"),
