@@ -51,7 +51,6 @@ PASSES: Mapping[str, Pass] = {
     "fold_constants": lambda g, inputs, outputs: fold_constants(
         g, inputs=inputs, outputs=outputs
     ),
-    "remove_identities": lambda g, _, outputs: remove_identities(g, keep=outputs),
     "static_reshapes": lambda g, *_: static_reshapes(g),
     # What shapes were computed of is a reader no more, where a pass wants but one.
     "drop_unused": lambda g, inputs, outputs: drop_unused(g, [*inputs, *outputs]),
@@ -159,35 +158,6 @@ def fold_constants(
         # Removes TF1's branches that a constant flag never takes.
         passes = ["constfold", "loop", *passes]
     return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
-
-
-def remove_identities(graph_def: Any, *, keep: Sequence[str]) -> Any:
-    """Let readers of an Identity read what it reads.
-
-    Args:
-        graph_def: a GraphDef; not changed.
-        keep: nodes that stay whatever they are.
-    """
-    kept = set(keep)
-    redirect: dict[str, str] = {}
-    by_name = {node.name: node for node in graph_def.node}
-    if any(node.op in nd.OLD_CONTROL_FLOW for node in graph_def.node):
-        return graph_def
-    for node in graph_def.node:
-        forwards = node.op in ("Identity", "StopGradient", "PreventGradient")
-        if forwards and node.name not in kept and len(node.input) == 1:
-            redirect[node.name] = node.input[0]
-    result = tf.compat.v1.GraphDef()
-    result.CopyFrom(graph_def)
-    del result.node[:]
-    for name, node in by_name.items():
-        if name in redirect:
-            continue
-        made = result.node.add()
-        made.CopyFrom(node)
-        del made.input[:]
-        made.input.extend(_redirected(ref, redirect) for ref in node.input)
-    return result
 
 
 def drop_unused(graph_def: Any, wanted: Sequence[str]) -> Any:
