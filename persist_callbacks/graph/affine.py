@@ -7,7 +7,7 @@ convolution takes in, comes as up to five ops; every reader knows these two.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,8 @@ from persist_callbacks.graph.names import unique
 _OPS = ("Add", "AddV2", "BiasAdd", "Mul", "Neg", "RealDiv", "Sub")
 # Half precision would lose by being computed in another order.
 _DTYPES = (tf.float32, tf.float64)
-# These take in an addition that follows them, in every reader.
+# These take in an addition that follows them; OpenCV's reader does, whoever else reads
+# the result without it.
 _TAKE_ADDITIONS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
 
 
@@ -74,16 +75,21 @@ def merge_affine_chains(graph_def: Any) -> Any:
                 before.length + 1,
             )
         chains[node.name] = step
+    joining = {
+        node.name
+        for node in graph_def.node
+        if node.op in _TAKE_ADDITIONS and reads[node.name] == 1
+    }
     taken = set(by_name)
     result = nd.empty_like(graph_def)
     for node in graph_def.node:
         if node.name in inner:
             continue
         chain = chains.get(node.name)
-        if chain is None or _is_plain(node, chain, by_name, shapes):
+        if chain is None or _is_plain(node, chain, joining, shapes):
             result.node.add().CopyFrom(node)
             continue
-        result.node.extend(_written(node, chain, by_name, shapes, taken))
+        result.node.extend(_written(node, chain, joining, shapes, taken))
     return result
 
 
@@ -129,39 +135,38 @@ def _step(
 def _is_plain(
     node: Any,
     chain: _Affine,
-    by_name: Mapping[str, Any],
+    joining: Collection[str],
     shapes: Mapping[str, tf.TensorShape],
 ) -> bool:
     """Whether a chain is one node, and one that every reader takes as it is."""
     if chain.length > 1 or node.op in ("Neg", "RealDiv", "Sub"):
         # TensorFlow's own addition of a product with -1 is a Sub again.
         return False
-    return node.op == "Mul" or not _needs_ones(chain, by_name, shapes)
+    return node.op == "Mul" or not _needs_ones(chain, joining, shapes)
 
 
 def _needs_ones(
-    chain: _Affine, by_name: Mapping[str, Any], shapes: Mapping[str, tf.TensorShape]
+    chain: _Affine, joining: Collection[str], shapes: Mapping[str, tf.TensorShape]
 ) -> bool:
     """Whether a chain adds a vector to pictures or rows, and multiplies by none."""
-    maker = by_name[nd.split(chain.source)[0]]
     picture = shapes[chain.source].rank in (2, 4)
     alone = chain.scale.ndim == 0 and chain.shift.ndim > 0
     if not alone or not picture:
         return False
-    return maker.op not in _TAKE_ADDITIONS or bool(chain.scale != 1)
+    return chain.source not in joining or bool(chain.scale != 1)
 
 
 def _written(
     node: Any,
     chain: _Affine,
-    by_name: Mapping[str, Any],
+    joining: Collection[str],
     shapes: Mapping[str, tf.TensorShape],
     taken: set[str],
 ) -> list[Any]:
     """Return the nodes of a chain; the last bears the name of the chain's last."""
     dtype = tf.as_dtype(node.attr["T"].type)
     scale, shift = chain.scale, chain.shift
-    if _needs_ones(chain, by_name, shapes):
+    if _needs_ones(chain, joining, shapes):
         scale = np.full_like(shift, scale)
     steps = [("Mul", "scale", scale)] if np.any(scale != 1) or scale.ndim else []
     if np.any(shift != 0) or not steps:

@@ -39,6 +39,7 @@ _CONSTANTS_IN_OPENCV = {
     "Sum": 1,
     "Transpose": 1,
 }
+_JOINED_WITH_BIAS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
 _ARITHMETIC = ("Add", "AddV2", "Mul", "RealDiv", "Sub")
 
 
@@ -161,6 +162,7 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
     nodes = [node for node in graph_def.node if node.name not in swallowed]
     references = {ref for node in nodes for ref in node.input}
     shapes = nd.inferred_shapes(graph_def, references)
+    yield from _readers_in_opencv(nodes, by_name)
     if graph_def.library.function:
         yield "Function", "calls of functions, such as loops"
     for node in nodes:
@@ -181,6 +183,27 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
             yield node.op, "sizes that the inputs leave open"
         elif node.op in _ARITHMETIC:
             yield from _arithmetic_in_opencv(node, constants, shapes)
+
+
+def _readers_in_opencv(
+    nodes: list[Any], by_name: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield nodes that it joins with one reader, to the loss of another."""
+    readers: dict[str, list[Any]] = {}
+    for node in nodes:
+        for reference in node.input:
+            readers.setdefault(nd.split(reference)[0], []).append(node)
+    for node in nodes:
+        ops = [reader.op for reader in readers.get(node.name, [])]
+        if node.op in _JOINED_WITH_BIAS and "BiasAdd" in ops and len(ops) > 1:
+            yield node.op, "a bias that only some of its readers want"
+        if node.op == "Pad" and len(ops) > 1 and "Conv2D" in ops:
+            yield node.op, "a border that a convolution shares with others"
+        if node.op == "MatMul" and ops in (["Add"], ["AddV2"]):
+            (reader,) = readers[node.name]
+            sides = [by_name[nd.split(ref)[0]].op for ref in reader.input]
+            if "Const" not in sides:
+                yield node.op, "a sum with another tensor, where it wants a bias"
 
 
 def _over_channels(node: Any, by_name: Mapping[str, Any]) -> bool:

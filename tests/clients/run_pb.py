@@ -42,9 +42,10 @@ def by_opencv(path, arrays, outputs):
             blob = array.transpose(0, 3, 1, 2) if pictures else array
             net.setInput(np.ascontiguousarray(blob), name)
         # A bias is made one layer with what it is added to, and the output's name is
-        # gone.
+        # gone; what is left comes in the layers' order.
         last = list(net.getUnconnectedOutLayersNames())
-        found = net.forward(last if len(last) == len(outputs) else list(outputs))
+        renamed = len(last) == len(outputs) and set(last) != set(outputs)
+        found = net.forward(last if renamed else list(outputs))
     return {name: found[index] for index, name in enumerate(outputs)}
 
 

@@ -42,6 +42,10 @@ def kinds(graph_def: Any) -> list[str]:
     return [node.op for node in graph_def.node if node.op not in passive]
 
 
+def forked(made: Any) -> Any:
+    return tf.nn.bias_add(made, constant(4)) + tf.nn.relu(made)
+
+
 CHAINS = {
     "rescaling": (lambda x: x / 127.5 - 1.0, ["Mul", "AddV2"]),
     "normalisation": (
@@ -87,6 +91,9 @@ def test_chains(kind: str) -> None:
         lambda x: constant(4) - x,
         lambda x: x * 2.0 + constant(4),
         lambda x: tf.reduce_max(x, [1, 2]) + constant(4),
+        # A bias, and the same without it.
+        lambda x: forked(tf.nn.conv2d(x, constant(1, 1, 4, 4), 1, "SAME")),
+        lambda x: forked(tf.matmul(tf.reduce_max(x, [1, 2]), constant(4, 4))),
     ],
 )
 def test_a_vector_added_by_itself(build: Callable[[Any], Any]) -> None:

@@ -57,6 +57,15 @@ STANDS_IN_THE_WAY = {
 }
 
 
+EYE = np.eye(3, dtype=np.float32)
+
+
+def forked(x: Any) -> Any:
+    """A convolution with a bias and without, beside what it is of."""
+    made = tf.nn.conv2d(x, EYE[None, None], 1, "SAME")
+    return tf.nn.bias_add(made, EYE[0]) + tf.nn.relu(made) + x
+
+
 def interpreter_of(runtime: str) -> str:
     """A Python that has a runtime; skips where there is none."""
     interpreter = tf1.python() if runtime == "tensorflow" else sys.executable
@@ -171,6 +180,13 @@ def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
         (lambda x: tf.matmul(x[0, 0], x[0, 0], transpose_b=True), "MatMul", "neither"),
         (lambda x: tf.cast(x, tf.int32) + 1, "AddV2", "int32"),
         (lambda x: tf.math.lgamma(x), "Lgamma", "does not have"),
+        (
+            lambda x: forked(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])),
+            "Pad",
+            "shares",
+        ),
+        (lambda x: tf.matmul(x[0, 0], EYE) + x[0, 0], "MatMul", "wants a bias"),
+        (lambda x: forked(x), "Conv2D", "some of its readers"),
     ],
 )
 def test_what_opencv_asks_of_ops(build: Any, op: str, reason: str) -> None:
