@@ -22,6 +22,7 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.graph import frozen as frozen_graphs
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.batching import fix_batch, known_sizes
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
 from persist_callbacks.graph.freeze import freeze, resolve_outputs, take_defaults
@@ -35,7 +36,7 @@ from persist_callbacks.graph.signature import (
     checksum,
     signature_path,
 )
-from persist_callbacks.graph.simplify import simplify
+from persist_callbacks.graph.targets import finished
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import durable
 from persist_callbacks.storage.run_directory import absolute
@@ -67,6 +68,8 @@ def build(
     *,
     outputs: Sequence[str] | None = None,
     inputs: Sequence[str] | None = None,
+    target: str = "portable",
+    batch_size: int | None = None,
 ) -> BuiltGraph:
     """Freeze and simplify a graph, load the result in a clean graph and run it once.
 
@@ -77,8 +80,11 @@ def build(
         inputs: the inputs to keep, in this order; None for the graph's own, or with
             ``outputs`` given for those that they need. One that has a default is kept
             only if it is named.
+        target: ``portable`` or ``tensorflow``, as `targets` has them.
+        batch_size: rows of every input; None for an open number.
 
     Raises:
+        ArgumentError: the batch size is not one that the inputs can have.
         TensorNotFound: an output or input is not in the graph, or one is missing.
         UnsupportedGraph: something cannot be a constant, or the PB is too big.
         CheckpointDamaged: a variable has no value.
@@ -90,14 +96,18 @@ def build(
     frozen = freeze(graph, values, outputs=wanted)
     _refuse_reaching_out(frozen)
     kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
+    if batch_size is not None:
+        frozen, kept = fix_batch(frozen, kept, batch_size)
     names = [info.name for info in kept]
-    simple = simplify(frozen, inputs=names, outputs=wanted)
+    simple = finished(frozen, target, inputs=names, outputs=wanted)
     data = _serialized(simple)
     clean = tf.compat.v1.GraphDef.FromString(data)
     known = {info.name: info for info in graph.outputs}
     described = frozen_graphs.describe(clean, [n for n in wanted if n not in known])
     known.update({info.name: info for info in described})
     results = [known[name] for name in wanted]
+    if batch_size is not None:
+        results = known_sizes(results, frozen_graphs.describe(clean, wanted))
     loaded = from_graph_def(clean, kept, results, for_one_run=True)
     _rehearse(loaded)
     return BuiltGraph(loaded, data, graph.original_names)

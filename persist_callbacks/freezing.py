@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from persist_callbacks.graph.freeze import needed_variables, resolve_outputs
 from persist_callbacks.graph.frozen import FrozenGraph
 from persist_callbacks.graph.inference import InferenceGraph, Stored
 from persist_callbacks.graph.meta import from_meta
+from persist_callbacks.graph.targets import check_target
 from persist_callbacks.locating import graph_beside, locate
 from persist_callbacks.storage import bundle
 
@@ -28,6 +29,8 @@ def freeze(
     *,
     outputs: Sequence[str] | None = None,
     inputs: Sequence[str] | None = None,
+    target: Literal["portable", "tensorflow"] = "portable",
+    batch_size: int | None = None,
 ) -> FrozenGraph:
     """Write a checkpoint's inference graph and weights as one PB.
 
@@ -39,18 +42,30 @@ def freeze(
         outputs: nodes whose results the PB shall give; None for the model's outputs,
             which a foreign graph does not say: the error lists what they could be.
         inputs: the inputs it shall take, in this order; None for those it needs.
+        target: ``portable`` rewrites what other runtimes do not read, ``tensorflow``
+            leaves every op as it is.
+        batch_size: rows that it shall take, no more and no fewer; None for any number.
 
     Returns:
         The PB, loaded from the file and run once.
 
     Raises:
+        ArgumentError: the target or the batch size is not one.
         CheckpointNotFound: there is no checkpoint, or it has no graph beside it.
         CheckpointDamaged: the checkpoint is not what its manifest says.
         TensorNotFound: an output or input is not in the graph.
         UnsupportedGraph: something in the graph cannot be a constant.
     """
+    check_target(target, batch_size)
     graph, values = _load(Path(checkpoint), outputs)
-    built = exporting.build(graph, values, outputs=outputs, inputs=inputs)
+    built = exporting.build(
+        graph,
+        values,
+        outputs=outputs,
+        inputs=inputs,
+        target=target,
+        batch_size=batch_size,
+    )
     return exporting.write(built, path)
 
 

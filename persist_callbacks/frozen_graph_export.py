@@ -23,9 +23,11 @@ from persist_callbacks.errors import (
     VerificationFailed,
 )
 from persist_callbacks.graph import feeding
+from persist_callbacks.graph.batching import fit_rows
 from persist_callbacks.graph.compare import Comparison, compare
 from persist_callbacks.graph.frozen import FrozenGraph
 from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.targets import check_target
 from persist_callbacks.graph.trace import run_live
 from persist_callbacks.records import GraphNames
 from persist_callbacks.recovery import Recovery
@@ -64,6 +66,10 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         verify: whether to compare with the live model.
         atol: absolute tolerance of the comparison.
         rtol: tolerance relative to the live model's value.
+        target: ``portable`` for a PB that TensorFlow 1.15 and 2, OpenCV, OpenVINO and
+            ONNX Runtime read; ``tensorflow`` for one in which no op is rewritten.
+        batch_size: rows that the PB takes, no more and no fewer, for a runtime that
+            wants to know; None for any number.
 
     Raises:
         ArgumentError: an argument has a value that it cannot have.
@@ -82,6 +88,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         verify: bool = True,
         atol: float = 1e-5,
         rtol: float = 1e-4,
+        target: Literal["portable", "tensorflow"] = "portable",
+        batch_size: int | None = None,
     ) -> None:
         super().__init__()
         environment.require_tensorflow_backend()
@@ -100,6 +108,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
                     found=repr(tolerance),
                     advice="Leave it out for the default.",
                 )
+        check_target(target, batch_size)
+        self._target, self._batch_size = target, batch_size
         self._path = absolute(path)
         self._names = GraphNames(
             inputs=_names("inputs", inputs), outputs=_names("outputs", outputs)
@@ -172,7 +182,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             before = References(live).take()
             self._put_best_into_model()
         try:
-            export = exporting.build(self._graph, self._values(live))
+            export = self._build(live)
             comparison = self._compare(export) if self._verify else None
         finally:
             if before is not None:
@@ -188,9 +198,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         elif not getattr(self.model, "inputs", None):
             self._specs = self._sample
         self._graph = tracing.trace_live(self.model, self._names, specs=self._specs)
-        export = exporting.build(
-            self._graph, self._values(variables.collect(self.model))
-        )
+        export = self._build(variables.collect(self.model))
         if self._verify:
             self._compare(export)
 
@@ -203,6 +211,15 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             self._rehearse(spec)
         logs: Logs = run(iterator)
         return logs
+
+    def _build(self, live: Sequence[variables.LiveVariable]) -> exporting.BuiltGraph:
+        assert self._graph is not None
+        return exporting.build(
+            self._graph,
+            self._values(live),
+            target=self._target,
+            batch_size=self._batch_size,
+        )
 
     def _values(self, live: Sequence[variables.LiveVariable]) -> dict[str, Any]:
         assert self._graph is not None
@@ -252,7 +269,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         The user's sample, else rows of the training data, else made-up arrays.
         """
         failure = None
-        for sample in self._samples(export):
+        for rows in self._samples(export):
+            sample = fit_rows(rows, export.frozen.inputs)
             try:
                 found = export.frozen(sample)
                 live = self._live(sample)

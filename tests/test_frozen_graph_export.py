@@ -409,6 +409,8 @@ def test_open_sizes(tmp_path):
         ("atol", float("nan"), "a number of 0 or more"),
         ("outputs", [""], "names, each a string that is not empty"),
         ("inputs", [1], "names, each a string that is not empty"),
+        ("target", "onnx", "'portable' or 'tensorflow'"),
+        ("batch_size", 0, "a positive number of rows, or None"),
     ],
 )
 def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):
@@ -508,3 +510,15 @@ def test_a_layer_that_is_otherwise_in_predict(tmp_path):
     np.testing.assert_allclose(
         load_frozen_graph(path)(x), model.predict(x, verbose=0), atol=1e-4
     )
+
+
+def test_target_and_batch_size(tmp_path):
+    """The PB takes that many rows, and is compared on rows fitted to it."""
+    path = tmp_path / "model.pb"
+    export = FrozenGraphExport(path, target="tensorflow", batch_size=3)
+    model = linear()
+    fit(model, export)
+    frozen = load_frozen_graph(path)
+    assert [info.shape[0] for info in (*frozen.inputs, *frozen.outputs)] == [3, 3]
+    assert frozen.signature.comparison is not None
+    assert_same(frozen, model, np.ones((3, *model.inputs[0].shape[1:]), "float32"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
@@ -47,6 +47,19 @@ def _names(text: str | None) -> list[str] | None:
     help="Inputs that the PB takes, in order; those it needs if left out.",
 )
 @click.option(
+    "--target",
+    type=click.Choice(["portable", "tensorflow"]),
+    default="portable",
+    show_default=True,
+    help="What reads the PB: every runtime, or TensorFlow alone, with no op rewritten.",
+)
+@click.option(
+    "--batch-size",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Rows that the PB takes, no more and no fewer; any number if left out.",
+)
+@click.option(
     "--list-ops", is_flag=True, help="Name every op of the PB, with its outputs."
 )
 @click.option(
@@ -62,6 +75,8 @@ def command(
     output: Path,
     outputs: str | None,
     inputs: str | None,
+    target: Literal["portable", "tensorflow"],
+    batch_size: int | None,
     list_ops: bool,
     files: tuple[str, ...],
 ) -> None:
@@ -78,7 +93,14 @@ def command(
 
     from persist_callbacks.freezing import freeze
 
-    graph = freeze(checkpoint, output, outputs=_names(outputs), inputs=_names(inputs))
+    graph = freeze(
+        checkpoint,
+        output,
+        outputs=_names(outputs),
+        inputs=_names(inputs),
+        target=target,
+        batch_size=batch_size,
+    )
     console = wording.console()
     size = wording.size(output.stat().st_size)
     console.print(f"{output}: {size}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
-from persist_callbacks.errors import PersistError
+from persist_callbacks.errors import ArgumentError, PersistError
 from persist_callbacks.locating import locate
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import bundle
@@ -22,18 +23,33 @@ from persist_callbacks.storage import bundle
         "persist-callbacks inspect runs/digits",
         "persist-callbacks inspect runs/digits/ckpt-000001200/model.ckpt",
         "persist-callbacks inspect model.pb",
+        "persist-callbacks inspect model.pb --runtimes",
     ),
 )
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
-def command(path: Path, as_json: bool) -> None:
+@click.option(
+    "--runtimes",
+    is_flag=True,
+    help="Tell which runtimes read the PB, or which ops stand in the way.",
+)
+def command(path: Path, as_json: bool, runtimes: bool) -> None:
     """Show the variables, parameters and graph operations in PATH.
 
     PATH is a run directory (its newest sound checkpoint is shown), a checkpoint
     folder, a TensorFlow checkpoint prefix, or a frozen PB.
     """
     is_pb = path.suffix == ".pb"
+    if runtimes and not is_pb:
+        raise ArgumentError(
+            "--runtimes",
+            expected="the path of a PB",
+            found=str(path),
+            advice="Freeze the checkpoint first: persist-callbacks freeze.",
+        )
     described = _describe_pb(path) if is_pb else _describe_checkpoint(path)
+    if runtimes:
+        described |= {"runtimes": _runtimes(path)}
     if as_json:
         wording.print_json(described)
     else:
@@ -73,6 +89,22 @@ def _describe_pb(path: Path) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "graph": _graph(graph.inputs, graph.outputs, graph.ops),
     }
+
+
+def _runtimes(path: Path) -> list[dict[str, Any]]:
+    from persist_callbacks.graph import pb
+    from persist_callbacks.graph.runtimes import judge
+
+    graph_def, _ = pb.read(path)
+    return [
+        {
+            "name": verdict.runtime,
+            "loads": verdict.loads,
+            "obstacles": [dataclasses.asdict(each) for each in verdict.obstacles],
+            "said": [str(each) for each in verdict.obstacles],
+        }
+        for verdict in judge(graph_def)
+    ]
 
 
 def _graph(
@@ -135,6 +167,19 @@ def _print(described: Mapping[str, Any]) -> None:
         table.add_row(name, str(count))
     console.print(table)
     console.print(f"{graph['op_count']} operations of {len(graph['ops'])} types")
+    if "runtimes" in described:
+        _print_runtimes(described["runtimes"])
+
+
+def _print_runtimes(runtimes: Sequence[Mapping[str, Any]]) -> None:
+    table = wording.table("Runtime", "Reads it", "What stands in the way")
+    for each in runtimes:
+        reads = "yes" if each["loads"] else wording.red("no")
+        first, *others = each["said"] or [""]
+        table.add_row(each["name"], reads, first)
+        for said in others:
+            table.add_row("", "", said)
+    wording.console().print(table)
 
 
 def _print_tensors(title: str, tensors: Sequence[Mapping[str, Any]]) -> None:

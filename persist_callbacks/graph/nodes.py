@@ -171,9 +171,7 @@ def attribute(value: Any) -> Any:
 
 
 def constant(name: str, value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
-    """Build a Const node whose numbers lie in ``tensor_content``.
-
-    Readers other than TensorFlow (OpenCV's) want them there, whatever the size.
+    """Build a Const node whose numbers lie where other readers look for them.
 
     Args:
         name: the node's name.
@@ -186,8 +184,13 @@ def constant(name: str, value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
 
 
 def tensor_proto(value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
-    """Return the TensorProto of an array, its numbers as little-endian bytes."""
-    if dtype == tf.string:
+    """Return the TensorProto of an array, as TensorFlow's own Python writes it.
+
+    Several numbers are little-endian bytes in ``tensor_content``; a single one stands
+    in the list of its dtype, such as ``int_val``. OpenCV's reader takes an axis from
+    there without a look, and weights from nowhere but the bytes.
+    """
+    if dtype == tf.string or value.size == 1:
         return tf.make_tensor_proto(value, dtype, shape=value.shape)
     proto = tf.make_tensor_proto(0, tf.int32)
     proto.Clear()
@@ -203,3 +206,31 @@ def tensor_proto(value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
 def constant_value(node: Any) -> np.ndarray[Any, Any]:
     """Return the array that a Const node holds."""
     return np.asarray(tf.make_ndarray(node.attr["value"].tensor))
+
+
+def empty_like(graph_def: Any) -> Any:
+    """Return a GraphDef without nodes, with another's versions and functions."""
+    made = tf.compat.v1.GraphDef()
+    made.versions.CopyFrom(graph_def.versions)
+    if graph_def.HasField("library"):
+        made.library.CopyFrom(graph_def.library)
+    return made
+
+
+def inferred_shapes(
+    graph_def: Any, references: Iterable[str]
+) -> dict[str, tf.TensorShape]:
+    """Return the shapes of tensors, as TensorFlow infers them.
+
+    Args:
+        graph_def: a GraphDef.
+        references: ``node`` or ``node:1``.
+    """
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(graph_def, name="")
+    found = {}
+    for reference in references:
+        name, port = split(reference)
+        found[reference] = graph.get_tensor_by_name(f"{name}:{port}").shape
+    return found

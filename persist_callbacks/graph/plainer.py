@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,45 +12,8 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
 
-_TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
-
-
-def static_reshapes(graph_def: Any) -> Any:
-    """Make a Reshape's shape a constant with -1 where one size alone is computed.
-
-    Keras takes the batch's size from the input's Shape, by three nodes more, which
-    other readers have no shapes for.
-
-    Args:
-        graph_def: a GraphDef; not changed.
-    """
-    by_name = {node.name: node for node in graph_def.node}
-    replaced: dict[str, Any] = {}
-    taken = set(by_name)
-    for node in graph_def.node:
-        if node.op != "Reshape":
-            continue
-        sizes = _packed_sizes(by_name, node.input[1])
-        if sizes is None:
-            continue
-        name = unique(f"{node.name}/sizes", taken)
-        taken.add(name)
-        dtype = tf.as_dtype(by_name[node.input[1]].attr["T"].type)
-        array = np.array(sizes, dtype.as_numpy_dtype)
-        replaced[node.name] = nd.constant(name, array, dtype)
-    if not replaced:
-        return graph_def
-    result = _empty_like(graph_def)
-    for node in graph_def.node:
-        made = tf.compat.v1.NodeDef()
-        made.CopyFrom(node)
-        if node.name in replaced:
-            constant = replaced[node.name]
-            result.node.append(constant)
-            made.input[1] = constant.name
-            made.attr["Tshape"].type = constant.attr["dtype"].type
-        result.node.append(made)
-    return result
+_TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv2DBackpropInput")
+_SCALED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
 def additions_to_biases(graph_def: Any) -> Any:
@@ -69,9 +32,9 @@ def additions_to_biases(graph_def: Any) -> Any:
             maker = by_name.get(value)
             if maker is not None and maker.op in _TAKE_BIAS:
                 pairs[node.name] = (value, constant)
-    shapes = _shapes(graph_def, [value for value, _ in pairs.values()])
+    shapes = nd.inferred_shapes(graph_def, [value for value, _ in pairs.values()])
     taken = set(by_name)
-    result = _empty_like(graph_def)
+    result = nd.empty_like(graph_def)
     for node in graph_def.node:
         bias = None
         if node.name in pairs:
@@ -88,10 +51,10 @@ def additions_to_biases(graph_def: Any) -> Any:
     return result
 
 
-def scales_into_depthwise(graph_def: Any) -> Any:
-    """Fold the product of one number a channel into the depthwise filters before it.
+def scales_into_weights(graph_def: Any) -> Any:
+    """Fold the product of one number a channel into the weights before it, to rounding.
 
-    TensorFlow's own folding does so for Conv2D alone; here too, to rounding.
+    TensorFlow's own folding does so for Conv2D alone, and not across a bias.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -102,33 +65,47 @@ def scales_into_depthwise(graph_def: Any) -> Any:
     for node in graph_def.node:
         for value, scale in _with_constant(by_name, node, ("Mul",)):
             made = by_name.get(value)
-            if made is None or made.op != "DepthwiseConv2dNative":
+            if made is None or made.op not in _SCALED or reads[made.name] > 1:
                 continue
-            filters = by_name[nd.split(made.input[1])[0]]
-            if reads[made.name] > 1 or filters.op != "Const":
+            weights = by_name[nd.split(made.input[1])[0]]
+            turned = "transpose_b" in made.attr and made.attr["transpose_b"].b
+            if weights.op != "Const" or turned:
                 continue
-            weights = nd.constant_value(filters)
-            channels = weights.shape[2] * weights.shape[3]
-            numbers = _per_channel(scale, tf.TensorShape([None] * 3 + [channels]))
-            if numbers is not None:
-                scaled = weights * numbers.reshape(weights.shape[2:])
-                folded[node.name] = (made, scaled.astype(weights.dtype))
+            scaled = _scaled(made, nd.constant_value(weights), scale)
+            if scaled is not None:
+                folded[node.name] = (made, scaled)
     taken = set(by_name)
-    result = _empty_like(graph_def)
+    result = nd.empty_like(graph_def)
     for node in graph_def.node:
         if node.name not in folded:
             result.node.add().CopyFrom(node)
             continue
-        convolution, weights = folded[node.name]
-        name = unique(f"{node.name}/filters", taken)
+        maker, numbers = folded[node.name]
+        name = unique(f"{node.name}/weights", taken)
         taken.add(name)
-        dtype = tf.as_dtype(convolution.attr["T"].type)
-        result.node.append(nd.constant(name, weights, dtype))
+        dtype = tf.as_dtype(maker.attr["T"].type)
+        result.node.append(nd.constant(name, numbers, dtype))
         made = result.node.add()
-        made.CopyFrom(convolution)
+        made.CopyFrom(maker)
         made.name = node.name
         made.input[1] = name
     return result
+
+
+def _scaled(maker: Any, weights: Any, scale: Any) -> np.ndarray[Any, Any] | None:
+    """Return weights with each output channel scaled; None if the scale is other."""
+    by_channel = weights.shape[-1:]
+    if maker.op == "DepthwiseConv2dNative":
+        by_channel = weights.shape[2:]
+    rank = 2 if maker.op == "MatMul" else 4
+    channels = int(np.prod(by_channel))
+    numbers = _per_channel(scale, tf.TensorShape([None] * (rank - 1) + [channels]))
+    if not scale.attr["value"].tensor.tensor_shape.dim:
+        numbers = np.full(channels, nd.constant_value(scale))
+    if numbers is None:
+        return None
+    product: np.ndarray[Any, Any] = weights * numbers.reshape(by_channel)
+    return product.astype(weights.dtype)
 
 
 def _with_constant(
@@ -149,22 +126,6 @@ def _with_constant(
     ]
 
 
-def _packed_sizes(by_name: Mapping[str, Any], reference: str) -> list[int] | None:
-    """Return the sizes that a Pack makes, -1 for the one that is not constant."""
-    pack = by_name.get(reference)
-    if pack is None or pack.op != "Pack":
-        return None
-    sizes: list[int] = []
-    for each in pack.input:
-        source = by_name.get(each)
-        known = source is not None and source.op == "Const"
-        value = nd.constant_value(source) if known else np.array(-1)
-        if value.ndim:
-            return None
-        sizes.append(int(value))
-    return sizes if sizes.count(-1) == 1 and 0 not in sizes else None
-
-
 def _per_channel(source: Any, shape: tf.TensorShape) -> np.ndarray[Any, Any] | None:
     """Return a constant as one number a channel; None if it is anything else."""
     if not tf.as_dtype(source.attr["dtype"].type).is_floating or not shape.rank:
@@ -174,22 +135,3 @@ def _per_channel(source: Any, shape: tf.TensorShape) -> np.ndarray[Any, Any] | N
         return None
     fits = array.shape[-1] == shape[-1] and set(array.shape[:-1]) <= {1}
     return array.reshape(-1) if fits else None
-
-
-def _shapes(graph_def: Any, references: Iterable[str]) -> Mapping[str, tf.TensorShape]:
-    """Infer shapes of tensors."""
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
-    found = {}
-    for reference in references:
-        name, port = nd.split(reference)
-        found[reference] = graph.get_tensor_by_name(f"{name}:{port}").shape
-    return found
-
-
-def _empty_like(graph_def: Any) -> Any:
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph_def.versions)
-    result.library.CopyFrom(graph_def.library)
-    return result

@@ -52,9 +52,7 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
         taken = source in outputs or source in renamed
         if port == 0 and not taken and by_name[source].op not in _NAMED_ALREADY:
             renamed[source] = output
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph_def.versions)
-    result.library.CopyFrom(graph_def.library)
+    result = nd.empty_like(graph_def)
     for node in graph_def.node:
         if node.name in renamed.values():
             continue
@@ -89,21 +87,22 @@ def erfc_to_erf(graph_def: Any) -> Any:
     Args:
         graph_def: a GraphDef; not changed.
     """
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph_def.versions)
-    result.library.CopyFrom(graph_def.library)
+    result = nd.empty_like(graph_def)
     taken = {node.name for node in graph_def.node}
     for node in graph_def.node:
         if node.op != "Erfc":
             result.node.add().CopyFrom(node)
             continue
         dtype = tf.as_dtype(node.attr["T"].type)
-        names = [unique(f"{node.name}/{part}", taken) for part in ("one", "erf")]
-        taken.update(names)
-        one = np.ones((), dtype.as_numpy_dtype)
-        result.node.append(nd.constant(names[0], one, dtype))
-        result.node.append(nd.make_node("Erf", names[1], node.input, T=dtype))
-        result.node.append(nd.make_node("Sub", node.name, names, T=dtype))
+        parts = ("one", "negative", "erf")
+        one, negative, erf = (unique(f"{node.name}/{p}", taken) for p in parts)
+        taken.update([one, negative, erf])
+        ones = np.ones((), dtype.as_numpy_dtype)
+        # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
+        result.node.append(nd.constant(one, ones, dtype))
+        result.node.append(nd.make_node("Neg", negative, node.input, T=dtype))
+        result.node.append(nd.make_node("Erf", erf, [negative], T=dtype))
+        result.node.append(nd.make_node("AddV2", node.name, [erf, one], T=dtype))
     return result
 
 
@@ -124,16 +123,15 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
     ]
     if not suspects:
         return graph_def
-    channels = _channels(graph_def, [node.input[0] for node in suspects])
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph_def.versions)
-    result.library.CopyFrom(graph_def.library)
+    shapes = nd.inferred_shapes(graph_def, [node.input[0] for node in suspects])
+    result = nd.empty_like(graph_def)
     taken = {node.name for node in graph_def.node}
     names = {node.name for node in suspects}
     for node in graph_def.node:
         if node.name in names:
             filters = nd.constant_value(constants[nd.split(node.input[1])[0]])
-            known = channels[node.input[0]]
+            shape = shapes[node.input[0]]
+            known = shape[3] if shape.rank == 4 else None
             if known is not None and known != filters.shape[2]:
                 groups = known // filters.shape[2]
                 result.node.extend(_ungrouped(node, filters, groups, taken))
@@ -146,19 +144,6 @@ def _renamed(reference: str, renamed: Mapping[str, str]) -> str:
     name, port = nd.split(reference)
     name = renamed.get(name, name)
     return f"^{name}" if port < 0 else name if port == 0 else f"{name}:{port}"
-
-
-def _channels(graph_def: Any, references: Sequence[str]) -> Mapping[str, int | None]:
-    """Infer the number of channels of tensors of four dimensions, channels last."""
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
-    found: dict[str, int | None] = {}
-    for reference in references:
-        name, port = nd.split(reference)
-        shape = graph.get_tensor_by_name(f"{name}:{port}").shape
-        found[reference] = None if shape.rank != 4 else shape[3]
-    return found
 
 
 def _ungrouped(

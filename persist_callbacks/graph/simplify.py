@@ -6,56 +6,95 @@ optimizer, has no public name for a GraphDef; it is touched in `_grappler` alone
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 from tensorflow.python.grappler import tf_optimizer
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.canonical import canonical
+from persist_callbacks.graph.affine import merge_affine_chains
+from persist_callbacks.graph.broadcasts import broadcasts_to_convolutions
+from persist_callbacks.graph.canonical import canonical, in_order
+from persist_callbacks.graph.enlarging import (
+    repeats_to_resizes,
+    transposed_convolution_sizes,
+)
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.plainer import (
     additions_to_biases,
-    scales_into_depthwise,
-    static_reshapes,
+    scales_into_weights,
 )
+from persist_callbacks.graph.pointwise import dense_to_convolutions
 from persist_callbacks.graph.portable import (
     erfc_to_erf,
     name_results,
     spell_out_attributes,
     split_grouped_convolutions,
 )
+from persist_callbacks.graph.sizes import static_reshapes
+from persist_callbacks.graph.softmaxes import spell_out_softmaxes
 
 # A constant that folding made of a formula, such as zeros of a big shape, is not
 # written out in full beyond this.
 _SPELL_OUT_BYTES = 2**26
 
 
-def simplify(graph_def: Any, *, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+Pass = Callable[[Any, Sequence[str], Sequence[str]], Any]
+
+# In the order in which they run: a graph, its inputs and outputs in, a graph out.
+PASSES: Mapping[str, Pass] = {
+    "name_outputs": lambda g, _, outputs: name_outputs(g, outputs),
+    "inline_calls": lambda g, inputs, outputs: inline_calls(
+        g, inputs=inputs, outputs=outputs
+    ),
+    "fold_constants": lambda g, inputs, outputs: fold_constants(
+        g, inputs=inputs, outputs=outputs
+    ),
+    "static_reshapes": lambda g, *_: static_reshapes(g),
+    # What shapes were computed of is a reader no more, where a pass wants but one.
+    "drop_unused": lambda g, inputs, outputs: drop_unused(g, [*inputs, *outputs]),
+    "dense_to_convolutions": lambda g, *_: dense_to_convolutions(g),
+    "repeats_to_resizes": lambda g, *_: repeats_to_resizes(g),
+    "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
+    "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
+    "scales_into_weights": lambda g, *_: scales_into_weights(g),
+    "additions_to_biases": lambda g, *_: additions_to_biases(g),
+    "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
+    "spell_out_softmaxes": lambda g, *_: spell_out_softmaxes(g),
+    "broadcasts_to_convolutions": lambda g, *_: broadcasts_to_convolutions(g),
+    "transposed_convolution_sizes": lambda g, *_: transposed_convolution_sizes(g),
+    "name_results": lambda g, _, outputs: name_results(g, outputs),
+    "spell_out_constants": lambda g, *_: spell_out_constants(g),
+    "canonical": lambda g, inputs, outputs: canonical(
+        g, inputs=inputs, outputs=outputs
+    ),
+    "spell_out_attributes": lambda g, *_: spell_out_attributes(g),
+}
+
+
+def simplify(
+    graph_def: Any,
+    *,
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    without: Collection[str] = (),
+) -> Any:
     """Return a smaller graph that computes the same.
 
     Args:
         graph_def: a frozen GraphDef; not changed.
         inputs: placeholders, all kept.
         outputs: nodes that are kept by name.
+        without: names of passes to leave out, to see what each is for.
 
     Returns:
         A GraphDef; the same bytes for the same graph and weights.
     """
-    graph_def = name_outputs(graph_def, outputs)
-    graph_def = inline_calls(graph_def, inputs=inputs, outputs=outputs)
-    graph_def = fold_constants(graph_def, inputs=inputs, outputs=outputs)
-    graph_def = remove_identities(graph_def, keep=outputs)
-    graph_def = static_reshapes(graph_def)
-    graph_def = scales_into_depthwise(graph_def)
-    graph_def = additions_to_biases(graph_def)
-    graph_def = split_grouped_convolutions(graph_def)
-    graph_def = erfc_to_erf(graph_def)
-    graph_def = name_results(graph_def, outputs)
-    graph_def = spell_out_constants(graph_def)
-    graph_def = canonical(graph_def, inputs=inputs, outputs=outputs)
-    return spell_out_attributes(graph_def)
+    for name, run in PASSES.items():
+        if name not in without:
+            graph_def = run(graph_def, inputs, outputs)
+    return graph_def
 
 
 def name_outputs(graph_def: Any, outputs: Sequence[str]) -> Any:
@@ -121,37 +160,23 @@ def fold_constants(
     return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
 
 
-def remove_identities(graph_def: Any, *, keep: Sequence[str]) -> Any:
-    """Let readers of an Identity read what it reads.
+def drop_unused(graph_def: Any, wanted: Sequence[str]) -> Any:
+    """Leave out nodes that none of the wanted ones needs.
 
     Args:
         graph_def: a GraphDef; not changed.
-        keep: nodes that stay whatever they are.
+        wanted: names of nodes.
     """
-    kept = set(keep)
-    redirect: dict[str, str] = {}
-    by_name = {node.name: node for node in graph_def.node}
-    if any(node.op in nd.OLD_CONTROL_FLOW for node in graph_def.node):
+    needed = in_order(graph_def.node, wanted)
+    if len(needed) == len(graph_def.node):
         return graph_def
-    for node in graph_def.node:
-        forwards = node.op in ("Identity", "StopGradient", "PreventGradient")
-        if forwards and node.name not in kept and len(node.input) == 1:
-            redirect[node.name] = node.input[0]
-    result = tf.compat.v1.GraphDef()
-    result.CopyFrom(graph_def)
-    del result.node[:]
-    for name, node in by_name.items():
-        if name in redirect:
-            continue
-        made = result.node.add()
-        made.CopyFrom(node)
-        del made.input[:]
-        made.input.extend(_redirected(ref, redirect) for ref in node.input)
+    result = nd.empty_like(graph_def)
+    result.node.extend(needed)
     return result
 
 
 def spell_out_constants(graph_def: Any) -> Any:
-    """Write every constant's numbers into ``tensor_content``.
+    """Write every constant's numbers as TensorFlow's Python would write them.
 
     Grappler packs them in other ways, which OpenCV's reader does not take.
     """
@@ -164,8 +189,9 @@ def spell_out_constants(graph_def: Any) -> Any:
                 continue
             dtype = tf.as_dtype(node.attr["dtype"].type)
             proto = node.attr["value"].tensor
-            size = dtype.size * (tf.TensorShape(proto.tensor_shape).num_elements() or 0)
-            if dtype == tf.string or size > _SPELL_OUT_BYTES or proto.tensor_content:
+            count = tf.TensorShape(proto.tensor_shape).num_elements() or 0
+            there = proto.tensor_content and count > 1
+            if dtype == tf.string or dtype.size * count > _SPELL_OUT_BYTES or there:
                 continue
             proto.CopyFrom(nd.tensor_proto(nd.constant_value(node), dtype))
     return result

@@ -105,9 +105,7 @@ def replace_lookups(graph_def: Any, tables: Mapping[str, Table]) -> Any:
     Returns:
         A GraphDef in which nothing but other uses reads those nodes any more.
     """
-    result = tf.compat.v1.GraphDef()
-    result.versions.CopyFrom(graph_def.versions)
-    result.library.CopyFrom(graph_def.library)
+    result = nd.empty_like(graph_def)
     taken = {node.name for node in graph_def.node}
     for node in graph_def.node:
         table = tables.get(nd.split(node.input[0])[0]) if node.input else None

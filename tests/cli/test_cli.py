@@ -292,6 +292,21 @@ def test_inspect_a_checkpoint(trained: tuple[Path, Any], what: str) -> None:
     assert "[?, 4]" in text
 
 
+def test_inspect_for_runtimes(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    """Each runtime and whether it reads the PB; what is no PB is refused."""
+    pb = tmp_path / "model.pb"
+    run("freeze", trained[0], "-o", pb, "--batch-size", "2")
+    found = json.loads(run("inspect", pb, "--runtimes", "--json").stdout)
+    assert found["graph"]["inputs"][0]["shape"] == [2, 4]
+    assert {each["name"]: each["loads"] for each in found["runtimes"]} == dict.fromkeys(
+        [each["name"] for each in found["runtimes"]], True
+    )
+    assert "OpenCV 4 and 5" in run("inspect", pb, "--runtimes").output
+    failed = run("inspect", trained[0], "--runtimes")
+    assert failed.exit_code == 1
+    assert "--runtimes: expected the path of a PB" in failed.stderr
+
+
 def test_inspect_a_checkpoint_of_tensorflow(tmp_path: Path) -> None:
     """A stock checkpoint has variables to show, and no graph."""
     tf = pytest.importorskip("tensorflow")

@@ -35,13 +35,17 @@ def by_opencv(path, arrays, outputs):
     import cv2
 
     net = cv2.dnn.readNetFromTensorflow(path)
-    for name, array in arrays.items():
-        pictures = array.ndim == 4
-        blob = array.transpose(0, 3, 1, 2) if pictures else array
-        net.setInput(np.ascontiguousarray(blob), name)
-    # A bias is made one layer with what it is added to, and the output's name is gone.
-    last = list(net.getUnconnectedOutLayersNames())
-    found = net.forward(last if len(last) == len(outputs) else list(outputs))
+    # Twice, as in a program that lives on: not every net that runs once runs again.
+    for _ in range(2):
+        for name, array in arrays.items():
+            pictures = array.ndim == 4
+            blob = array.transpose(0, 3, 1, 2) if pictures else array
+            net.setInput(np.ascontiguousarray(blob), name)
+        # A bias is made one layer with what it is added to, and the output's name is
+        # gone; what is left comes in the layers' order.
+        last = list(net.getUnconnectedOutLayersNames())
+        renamed = len(last) == len(outputs) and set(last) != set(outputs)
+        found = net.forward(last if renamed else list(outputs))
     return {name: found[index] for index, name in enumerate(outputs)}
 
 

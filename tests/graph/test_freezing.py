@@ -292,3 +292,15 @@ def test_a_graph_that_reaches_out_is_not_run(tmp_path: Path) -> None:
         persist_callbacks.freeze(
             tmp_path / "model.ckpt", tmp_path / "m.pb", outputs=["out"]
         )
+
+
+def test_target_and_batch_size_of_a_checkpoint(tmp_path: Path) -> None:
+    """A folder is frozen for them as a live model is."""
+    made = zoo.shared("cnn")
+    commit(tmp_path / "run", made, 3)
+    frozen = persist_callbacks.freeze(
+        tmp_path / "run", tmp_path / "model.pb", target="tensorflow", batch_size=2
+    )
+    built = exporting.build(made.graph, made.values, target="tensorflow", batch_size=2)
+    assert (tmp_path / "model.pb").read_bytes() == built.data
+    assert frozen.inputs[0].shape == (2, 12, 12, 3)

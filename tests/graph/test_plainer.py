@@ -36,30 +36,6 @@ def filters(*shape: int) -> Any:
     return tf.constant(np.random.default_rng(1).standard_normal(shape), tf.float32)
 
 
-def test_reshape_by_the_batch_size() -> None:
-    """Where the batch's size alone is computed, -1 stands for it."""
-    before = graph_of(lambda x: tf.reshape(x, tf.stack([tf.shape(x)[0], 6, 24])))
-    after = plainer.static_reshapes(before)
-    np.testing.assert_array_equal(run(after), run(before))
-    reshape = next(node for node in after.node if node.op == "Reshape")
-    sizes = next(node for node in after.node if node.name == reshape.input[1])
-    assert tf.make_ndarray(sizes.attr["value"].tensor).tolist() == [-1, 6, 24]
-
-
-@pytest.mark.parametrize(
-    "sizes",
-    [
-        lambda x: tf.stack([tf.shape(x)[0], tf.shape(x)[1] * 6, 4]),
-        lambda x: tf.stack([tf.shape(x)[0], -1, 4]),
-        lambda x: tf.shape(x),
-    ],
-)
-def test_a_reshape_that_is_not_known(sizes: Any) -> None:
-    """Two sizes that are computed stay so."""
-    before = graph_of(lambda x: tf.reshape(x, sizes(x)))
-    assert plainer.static_reshapes(before) == before
-
-
 @pytest.mark.parametrize("shape", [(5,), (1, 5), (1, 1, 1, 5)])
 @pytest.mark.parametrize("turned", [False, True])
 def test_addition_after_a_convolution(shape: tuple[int, ...], turned: bool) -> None:
@@ -85,30 +61,45 @@ def test_other_additions_stay(shape: tuple[int, ...]) -> None:
     assert "BiasAdd" not in count_ops(plainer.additions_to_biases(before))
 
 
-def test_scale_after_a_depthwise_convolution() -> None:
-    """A batch norm's product is in the filters then."""
+MAKERS = {
+    "depthwise": lambda x: tf.nn.depthwise_conv2d(
+        x, filters(3, 3, 4, 2), [1, 1, 1, 1], "SAME"
+    ),
+    "convolution": lambda x: tf.nn.conv2d(x, filters(3, 3, 4, 8), 1, "SAME"),
+    "dense": lambda x: tf.matmul(tf.reshape(x, [-1, 4]), filters(4, 8)),
+}
 
-    def build(x: Any) -> Any:
-        y = tf.nn.depthwise_conv2d(x, filters(3, 3, 4, 2), [1, 1, 1, 1], "SAME")
-        return y * filters(1, 1, 1, 8)
 
-    before = graph_of(build)
-    after = plainer.scales_into_depthwise(before)
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize("shape", [(8,), (1, 8), ()])
+def test_scale_after_weights(maker: str, shape: tuple[int, ...]) -> None:
+    """A batch norm's product is in the weights then, a single number's too."""
+    before = graph_of(lambda x: MAKERS[maker](x) * filters(*shape))
+    after = plainer.scales_into_weights(before)
     assert "Mul" not in count_ops(after)
     np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-5)
 
 
-def test_a_depthwise_convolution_that_others_read_too() -> None:
-    """Its result is wanted as it is."""
+@pytest.mark.parametrize("maker", MAKERS)
+def test_weights_that_others_read_too(maker: str) -> None:
+    """Their result is wanted as it is."""
 
     def build(x: Any) -> Any:
-        y = tf.nn.depthwise_conv2d(x, filters(3, 3, 4, 2), [1, 1, 1, 1], "SAME")
+        y = MAKERS[maker](x)
         return tf.concat([y * filters(8), y], -1)
 
     before = graph_of(build)
-    np.testing.assert_array_equal(
-        run(plainer.scales_into_depthwise(before)), run(before)
+    after = plainer.scales_into_weights(before)
+    assert count_ops(after)["Mul"] == 1
+    np.testing.assert_array_equal(run(after), run(before))
+
+
+def test_weights_that_are_turned() -> None:
+    """Rows and columns change places; such weights stay."""
+    before = graph_of(
+        lambda x: tf.matmul(x[:, 0, 0], filters(8, 4), transpose_b=True) * filters(8)
     )
+    assert count_ops(plainer.scales_into_weights(before))["Mul"] == 1
 
 
 def test_a_whole_network_has_none_of_them_left() -> None:

@@ -1,6 +1,7 @@
 """PBs in other runtimes, each in a process of its own: the live model's numbers.
 
-Skipped where a runtime is not there; CONTRIBUTING.md says how to get them.
+What the table of runtimes says beforehand is what happens. Skipped where a runtime is
+not there; CONTRIBUTING.md says how to get them.
 """
 
 from __future__ import annotations
@@ -9,35 +10,95 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import kinds
 import numpy as np
 import pytest
+import tensorflow as tf
 import tf1
 import zoo
 
 from persist_callbacks import exporting
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.compare import generate
+from persist_callbacks.graph.runtimes import Verdict, judge, known_ops
 from persist_callbacks.graph.trace import run_live
 
-SCRIPT = Path(__file__).parents[1] / "clients" / "run_pb.py"
+CLIENTS = Path(__file__).parents[1] / "clients"
 NEEDED = {
     "tensorflow": (),
     "opencv": ("cv2",),
     "openvino": ("openvino",),
     "onnxruntime": ("onnxruntime", "tf2onnx"),
 }
+# How the table of runtimes calls them.
+NAMES = {
+    "tensorflow": "TensorFlow 1.15",
+    "opencv": "OpenCV 4 and 5",
+    "openvino": "OpenVINO",
+    "onnxruntime": "ONNX Runtime",
+}
 PICTURES = [
     *("cnn", "any_size", "mobilenet", "residual", "separable_cnn"),
-    *("squeeze_and_excite", "mlp", "siamese"),
+    *("squeeze_and_excite", "mlp", "siamese", "unet", "grouped_and_dilated_cnn"),
 ]
 SEQUENCES = ["attention", "bidirectional", "lstm", "transformer", "vision_transformer"]
 LOADS = {
-    "tensorflow": [*PICTURES, *SEQUENCES, "grouped_and_dilated_cnn", "custom_layer"],
+    "tensorflow": [*PICTURES, *SEQUENCES, "custom_layer"],
     "opencv": PICTURES,
-    "openvino": [*PICTURES, *SEQUENCES, "unet", "conv_lstm"],
-    "onnxruntime": ["cnn", "transformer"],
+    "openvino": [*PICTURES, *SEQUENCES, "conv_lstm"],
+    "onnxruntime": ["cnn", "unet", "lstm", "transformer"],
 }
+STANDS_IN_THE_WAY = {
+    ("opencv", "lstm"): "StatelessWhile",
+    ("opencv", "transformer"): "BatchMatMulV2",
+    ("opencv", "conv1d"): "ExpandDims",
+}
+
+
+EYE = np.eye(3, dtype=np.float32)
+
+
+def forked(x: Any) -> Any:
+    """A convolution with a bias and without, beside what it is of."""
+    made = tf.nn.conv2d(x, EYE[None, None], 1, "SAME")
+    return tf.nn.bias_add(made, EYE[0]) + tf.nn.relu(made) + x
+
+
+def interpreter_of(runtime: str) -> str:
+    """A Python that has a runtime; skips where there is none."""
+    interpreter = tf1.python() if runtime == "tensorflow" else sys.executable
+    if interpreter is None:
+        pytest.skip("no TensorFlow 1.15: TF1_PYTHON names none")
+    for module in NEEDED[runtime]:
+        if importlib.util.find_spec(module) is None:
+            pytest.skip(f"no {module}: it comes with the extra `clients`")
+    return interpreter
+
+
+def said_of(runtime: str, built: exporting.BuiltGraph) -> Verdict:
+    """What the table says of a PB and a runtime."""
+    graph_def = tf.compat.v1.GraphDef.FromString(built.data)
+    (verdict,) = (each for each in judge(graph_def) if each.runtime == NAMES[runtime])
+    return verdict
+
+
+def run(
+    runtime: str, built: exporting.BuiltGraph, sample: Any, folder: Path
+) -> subprocess.CompletedProcess[str]:
+    """Run a PB by a runtime's own reader; what it gives is in ``out.npz`` then."""
+    interpreter = interpreter_of(runtime)
+    (folder / "model.pb").write_bytes(built.data)
+    np.savez(folder / "in.npz", **sample)
+    files = [folder / name for name in ("model.pb", "in.npz", "out.npz")]
+    outputs = ",".join(info.name for info in built.frozen.outputs)
+    return subprocess.run(
+        [interpreter, CLIENTS / "run_pb.py", runtime, *files, outputs],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
 
 
 @pytest.mark.parametrize(
@@ -46,25 +107,13 @@ LOADS = {
 )
 def test_a_pb_elsewhere(runtime: str, kind: str, tmp_path: Path) -> None:
     """Loaded by the runtime's own reader, it gives what the live model gives."""
-    interpreter = tf1.python() if runtime == "tensorflow" else sys.executable
-    if interpreter is None:
-        pytest.skip("no TensorFlow 1.15: TF1_PYTHON names none")
-    for module in NEEDED[runtime]:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"no {module}: it comes with the extra `clients`")
+    interpreter_of(runtime)
     made = zoo.traced(kinds.KINDS[kind])
     built = exporting.build(made.graph, made.values)
+    assert said_of(runtime, built).loads, said_of(runtime, built)
     sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
     live = run_live(made.model, made.graph, sample)
-    (tmp_path / "model.pb").write_bytes(built.data)
-    np.savez(tmp_path / "in.npz", **sample)
-    files = [tmp_path / name for name in ("model.pb", "in.npz", "out.npz")]
-    done = subprocess.run(
-        [interpreter, SCRIPT, runtime, *files, ",".join(made.outputs)],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
+    done = run(runtime, built, sample, tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     with np.load(tmp_path / "out.npz") as found:
         for name, expected in live.items():
@@ -72,3 +121,91 @@ def test_a_pb_elsewhere(runtime: str, kind: str, tmp_path: Path) -> None:
             if expected.ndim == 4 and runtime == "opencv":
                 array = array.transpose(0, 2, 3, 1)
             np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("runtime", "kind"), STANDS_IN_THE_WAY)
+def test_what_stands_in_the_way(runtime: str, kind: str, tmp_path: Path) -> None:
+    """The table names an op, and the runtime does not get beyond loading or running."""
+    made = zoo.traced(kinds.KINDS[kind])
+    built = exporting.build(made.graph, made.values)
+    verdict = said_of(runtime, built)
+    ops = {obstacle.op for obstacle in verdict.obstacles}
+    assert STANDS_IN_THE_WAY[runtime, kind] in ops, verdict
+    sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
+    assert run(runtime, built, sample, tmp_path).returncode != 0
+
+
+@pytest.mark.parametrize(
+    ("runtime", "file"),
+    [
+        ("tensorflow", "tensorflow-1.15"),
+        ("openvino", "openvino"),
+        ("onnxruntime", "onnxruntime"),
+    ],
+)
+def test_the_table_of_ops(runtime: str, file: str) -> None:
+    """Each op that it lists is one that the runtime takes, with those attributes."""
+    known = known_ops(file)
+    asked = {
+        op: len(definition.input_arg)
+        for op in known
+        if (definition := nd.op_definition(op)) is not None
+    }
+    done = subprocess.run(
+        [interpreter_of(runtime), CLIENTS / "list_ops.py", runtime],
+        input="".join(f"{op} {count}\n" for op, count in asked.items()),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    listed = [line.split() for line in done.stdout.splitlines()]
+    found = {op: frozenset(attributes) for op, *attributes in listed}
+    assert found == {op: known[op] for op in asked}
+
+
+def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
+    """A name with a letter wrong would never be found in a graph."""
+    assert [op for op in known_ops("opencv") if nd.op_definition(op) is None] == []
+
+
+@pytest.mark.parametrize(
+    ("build", "op", "reason"),
+    [
+        (lambda x: tf.nn.softmax(x), "Softmax", "along their width"),
+        (lambda x: x - tf.reduce_mean(x, -1, keepdims=True), "Sub", "that differ"),
+        (lambda x: 1.0 - x, "Sub", "the reverse"),
+        (lambda x: tf.reduce_max(x, -1, keepdims=True), "Max", "over channels"),
+        (lambda x: tf.reshape(x, tf.reverse(tf.shape(x), [0])), "Reshape", "computed"),
+        (lambda x: tf.matmul(x[0, 0], x[0, 0], transpose_b=True), "MatMul", "neither"),
+        (lambda x: tf.cast(x, tf.int32) + 1, "AddV2", "int32"),
+        (lambda x: tf.math.lgamma(x), "Lgamma", "does not have"),
+        (
+            lambda x: forked(tf.pad(x, [[0, 0], [1, 1], [1, 1], [0, 0]])),
+            "Pad",
+            "shares",
+        ),
+        (lambda x: tf.matmul(x[0, 0], EYE) + x[0, 0], "MatMul", "wants a bias"),
+        (lambda x: forked(x), "Conv2D", "some of its readers"),
+    ],
+)
+def test_what_opencv_asks_of_ops(build: Any, op: str, reason: str) -> None:
+    """An op that it has stands in the way where it is used as it cannot."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 4, 4, 3], name="x")
+        tf.identity(build(x), name="y")
+    (verdict,) = (
+        each for each in judge(graph.as_graph_def()) if "OpenCV" in each.runtime
+    )
+    said = {obstacle.op: obstacle.reason for obstacle in verdict.obstacles}
+    assert reason in said[op]
+
+
+def test_an_attribute_that_is_newer() -> None:
+    """TensorFlow 1.15 does not know it, even at its default."""
+    graph_def = zoo.shared("attention").frozen()
+    graph_def.node[-1].attr["grad_x"].b = False
+    (verdict,) = (each for each in judge(graph_def) if "1.15" in each.runtime)
+    (obstacle,) = verdict.obstacles
+    assert obstacle.reason == "an attribute that it does not know, grad_x"

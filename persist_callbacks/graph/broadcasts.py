@@ -1,0 +1,164 @@
+"""What is one number a pixel, spread over the channels in ops that every reader has.
+
+A layer norm of pictures takes the mean of each pixel's channels from all of them. Other
+readers compute pictures with pictures of the same shape only, and so do they with rows
+of features, where a product of matrices does what a convolution does for pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.names import unique
+
+_RANKS = (2, 4)
+_BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
+
+
+def broadcasts_to_convolutions(graph_def: Any) -> Any:
+    """Spread pictures of one channel by a convolution with ones, which copies them.
+
+    A product with one number a channel is that convolution's filter. The squared
+    difference and the reciprocal root beside them are made of ops that OpenCV has.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    suspects = [
+        node
+        for node in graph_def.node
+        if node.op in (*_BINARY, "Mean", "Rsqrt")
+        and node.attr["T"].type == tf.float32.as_datatype_enum
+    ]
+    references = {reference for node in suspects for reference in node.input}
+    shapes = nd.inferred_shapes(graph_def, references) if suspects else {}
+    if not any(_spread(node, by_name, shapes) for node in suspects):
+        return graph_def
+    writer = _Writer(set(by_name), shapes)
+    result = nd.empty_like(graph_def)
+    names = {node.name for node in suspects}
+    for node in graph_def.node:
+        spread = None
+        if node.name in names:
+            spread = _spread(node, by_name, shapes)
+        pictures = node.name in names and shapes[node.input[0]].rank in _RANKS
+        if spread is None and not pictures:
+            result.node.add().CopyFrom(node)
+            continue
+        result.node.extend(writer.rewritten(node, spread, by_name))
+    return result
+
+
+def _spread(
+    node: Any, by_name: Mapping[str, Any], shapes: Mapping[str, tf.TensorShape]
+) -> str | None:
+    """Return the input of one channel that meets one of many; None if there is none."""
+    if node.op not in _BINARY:
+        return None
+    one, other = node.input[:2]
+    for small, large in ((one, other), (other, one)):
+        rank = shapes[small].rank
+        if by_name[nd.split(small)[0]].op == "Const" or rank not in _RANKS:
+            continue
+        if shapes[small][-1] != 1 or shapes[small][1:] == [1, 1, 1]:
+            continue
+        shape = shapes[large]
+        channels = shape[-1] if shape.rank else None
+        if channels is None or channels == 1:
+            continue
+        if by_name[nd.split(large)[0]].op == "Const":
+            # What a constant picture would be spread by is no single pixel.
+            if node.op == "Mul" and shape.num_elements() == channels:
+                return str(small)
+        elif shape.rank == rank and shape[1:-1] == shapes[small][1:-1]:
+            return str(small)
+    return None
+
+
+class _Writer:
+    """Writes nodes in the place of others, each spread picture once."""
+
+    def __init__(self, taken: set[str], shapes: Mapping[str, tf.TensorShape]) -> None:
+        self._taken = taken
+        self._shapes = shapes
+        self._spread: dict[tuple[str, int], str] = {}
+        self._made: list[Any] = []
+
+    def rewritten(
+        self, node: Any, spread: str | None, by_name: Mapping[str, Any]
+    ) -> list[Any]:
+        """Return the nodes in one's place; the last bears its name."""
+        self._made = []
+        if node.op == "Mean":
+            return self._mean(node, by_name)
+        sides = list(node.input[:2])
+        if spread is not None:
+            other = sides[1] if sides[0] == spread else sides[0]
+            source = by_name[nd.split(other)[0]]
+            if source.op == "Const":
+                numbers = nd.constant_value(source).reshape(1, -1)
+                self._product(node.name, spread, numbers)
+                return self._made
+            channels = int(self._shapes[other][-1])
+            wide = self._spread.get((spread, channels))
+            if wide is None:
+                name = self._unique(f"{node.name}/spread")
+                ones = np.ones((1, channels), np.float32)
+                wide = self._product(name, spread, ones)
+                self._spread[spread, channels] = wide
+            sides = [wide if side == spread else side for side in sides]
+        if node.op == "SquaredDifference":
+            gap = self._unique(f"{node.name}/difference")
+            self._add("Sub", gap, *sides)
+            self._add("Square", node.name, gap)
+        elif node.op == "Rsqrt":
+            root = self._unique(f"{node.name}/root")
+            self._add("Sqrt", root, *sides)
+            self._add("Reciprocal", node.name, root)
+        else:
+            self._add(node.op, node.name, *sides)
+        return self._made
+
+    def _mean(self, node: Any, by_name: Mapping[str, Any]) -> list[Any]:
+        """Take the mean of each pixel's channels by a product, and leave any other.
+
+        OpenCV 5 takes it over another number of channels at each run but the first.
+        """
+        axes = by_name[nd.split(node.input[1])[0]]
+        shape = self._shapes[node.input[0]]
+        kept = "keep_dims" in node.attr and node.attr["keep_dims"].b
+        known = shape.rank in _RANKS and shape[-1] is not None
+        last = axes.op == "Const" and nd.constant_value(axes).reshape(-1).tolist()
+        if not kept or not known or last not in ([shape.rank - 1], [-1]):
+            return [node]
+        shares = np.full((shape[-1], 1), 1 / shape[-1], np.float32)
+        self._product(node.name, node.input[0], shares)
+        return self._made
+
+    def _product(self, name: str, source: str, weights: Any) -> str:
+        """Multiply each pixel's or row's channels with a matrix."""
+        constant = self._unique(f"{name}/weights")
+        if self._shapes[source].rank == 2:
+            self._made.append(nd.constant(constant, weights, tf.float32))
+            self._add("MatMul", name, source, constant)
+            return name
+        filters = weights.reshape(1, 1, *weights.shape)
+        self._made.append(nd.constant(constant, filters, tf.float32))
+        self._add("Conv2D", name, source, constant)
+        self._made[-1].attr["strides"].list.i.extend([1, 1, 1, 1])
+        self._made[-1].attr["padding"].s = b"VALID"
+        return name
+
+    def _add(self, op: str, name: str, *inputs: str) -> None:
+        self._made.append(nd.make_node(op, name, inputs, T=tf.float32))
+
+    def _unique(self, name: str) -> str:
+        name = unique(name, self._taken)
+        self._taken.add(name)
+        return name

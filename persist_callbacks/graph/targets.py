@@ -1,0 +1,55 @@
+"""For whom a PB is: every runtime that reads one, or TensorFlow alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from persist_callbacks.errors import ArgumentError
+from persist_callbacks.graph.canonical import canonical
+from persist_callbacks.graph.simplify import simplify
+
+TARGETS = ("portable", "tensorflow")
+
+
+def check_target(target: str, batch_size: int | None) -> None:
+    """Refuse what no export can be made for.
+
+    Args:
+        target: ``portable`` for a PB that every runtime reads, ``tensorflow`` for one
+            in which no op is rewritten.
+        batch_size: a positive number, or None.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if target not in TARGETS:
+        raise ArgumentError(
+            "target",
+            expected=" or ".join(repr(each) for each in TARGETS),
+            found=repr(target),
+            advice="Leave it out for a PB that other runtimes read too.",
+        )
+    is_size = isinstance(batch_size, int) and not isinstance(batch_size, bool)
+    if batch_size is not None and not (is_size and batch_size > 0):
+        raise ArgumentError(
+            "batch_size",
+            expected="a positive number of rows, or None",
+            found=repr(batch_size),
+            advice="Leave it out for a PB that takes any number.",
+        )
+
+
+def finished(
+    graph_def: Any, target: str, *, inputs: Sequence[str], outputs: Sequence[str]
+) -> Any:
+    """Return a frozen graph as it is written for a target.
+
+    Args:
+        graph_def: a frozen GraphDef; not changed.
+        target: one of `TARGETS`.
+        inputs: placeholders, all kept.
+        outputs: nodes that are kept by name.
+    """
+    finish = simplify if target == "portable" else canonical
+    return finish(graph_def, inputs=inputs, outputs=outputs)

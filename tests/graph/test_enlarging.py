@@ -1,0 +1,158 @@
+"""enlarging.py: larger pictures by ops that readers know."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from persist_callbacks.graph.enlarging import (
+    repeats_to_resizes,
+    transposed_convolution_sizes,
+)
+from persist_callbacks.graph.frozen import count_ops, from_graph_def
+from persist_callbacks.graph.simplify import simplify
+from persist_callbacks.records import TensorInfo
+
+v1 = tf.compat.v1
+RANDOM = np.random.default_rng(0)
+PICTURE = RANDOM.standard_normal((2, 7, 5, 3)).astype(np.float32)
+
+
+def graph_of(build: Callable[[Any], Any], batch: int | None = None) -> Any:
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [batch, 7, 5, 3], name="x")
+        tf.identity(build(x), name="y")
+    return graph.as_graph_def()
+
+
+def run(graph_def: Any) -> Any:
+    wanted = [TensorInfo("y", None, "float32")]
+    return from_graph_def(graph_def, None, wanted)(PICTURE)
+
+
+def repeat(x: Any, factor: int, axis: int) -> Any:
+    """As Keras repeats where sizes are known."""
+    height, width, channels = x.shape[1:]
+    multiples = [1, 1, 1, 1, 1]
+    multiples[axis + 1] = factor
+    sizes = [-1, height, width, channels]
+    sizes[axis] *= factor
+    return tf.reshape(tf.tile(tf.expand_dims(x, axis + 1), multiples), sizes)
+
+
+@pytest.mark.parametrize("factor", [2, 3, 5, 7])
+@pytest.mark.parametrize("axes", [(1,), (2,), (1, 2), (2, 1)])
+def test_repeats(factor: int, axes: tuple[int, ...]) -> None:
+    """One resize in place of three nodes a direction, with the very same numbers."""
+
+    def build(x: Any) -> Any:
+        for axis in axes:
+            x = repeat(x, factor, axis)
+        return x
+
+    before = graph_of(build)
+    after = simplify(repeats_to_resizes(before), inputs=["x"], outputs=["y"])
+    assert count_ops(after)["ResizeNearestNeighbor"] == 1
+    assert "Tile" not in count_ops(after)
+    np.testing.assert_array_equal(run(after), run(before))
+
+
+@pytest.mark.parametrize("size", range(1, 60))
+@pytest.mark.parametrize("factor", [2, 3, 41, 55])
+def test_a_resize_is_taken_only_where_it_is_exact(size: int, factor: int) -> None:
+    """Where rounding would take another pixel than a repeat, the repeat stays."""
+
+    def build(x: Any) -> Any:
+        return repeat(tf.reshape(x, [-1, size, 1, 3]), factor, 1)
+
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [None, size, 3], name="x")
+        tf.identity(build(x), name="y")
+    after = repeats_to_resizes(graph.as_graph_def())
+    column = RANDOM.standard_normal((1, size, 3)).astype(np.float32)
+    found = from_graph_def(after, None, [TensorInfo("y", None, "float32")])(column)
+    np.testing.assert_array_equal(found[:, :, 0], np.repeat(column, factor, 1))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: repeat(x, 2, 3),
+        lambda x: tf.tile(x, [1, 2, 1, 1]),
+        lambda x: tf.reshape(
+            tf.tile(tf.expand_dims(x, 1), [1, 2, 1, 1, 1]), [-1, 14, 5, 3]
+        ),
+        lambda x: tf.reshape(
+            tf.tile(tf.expand_dims(x, 2), [1, 1, 2, 1, 1]), [-1, 7, 10, 3]
+        ),
+        lambda x: tf.reshape(
+            tf.tile(tf.expand_dims(x, 2), [1, 1, 2, 1, 2]), [-1, 14, 5, 6]
+        ),
+    ],
+)
+def test_other_copies_stay(build: Callable[[Any], Any]) -> None:
+    """What is copied, but not pixel by pixel, is no resize."""
+    before = graph_of(build)
+    assert repeats_to_resizes(before) == before
+
+
+def transposed(
+    x: Any, kernel: int, stride: int, size: Any, padding: str = "SAME"
+) -> Any:
+    filters = np.ones((kernel, kernel, 4, 3), np.float32)
+    return tf.nn.conv2d_transpose(x, filters, size, stride, padding)
+
+
+def by_batch(x: Any, *sizes: int) -> Any:
+    return tf.stack([tf.shape(x)[0], *sizes])
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(2, 2), (3, 2), (3, 1), (5, 3)])
+def test_transposed_convolutions(kernel: int, stride: int) -> None:
+    """The size is computed from the input's, and the numbers are the same."""
+
+    def build(x: Any) -> Any:
+        size = by_batch(x, 7 * stride, 5 * stride, 4)
+        return transposed(tf.nn.relu(x), kernel, stride, size)
+
+    before = graph_of(build)
+    after = transposed_convolution_sizes(before)
+    assert count_ops(after)["Mul"] == 2
+    by_name = {node.name: node for node in after.node}
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    height = by_name[by_name[made.input[0]].input[1]]
+    shape = by_name[by_name[height.input[0]].input[0]]
+    assert (shape.op, shape.input[0]) == ("Shape", made.input[2])
+    np.testing.assert_array_equal(run(after), run(before))
+
+
+def test_a_size_that_is_known() -> None:
+    """It is a constant, whatever the padding."""
+
+    def build(x: Any) -> Any:
+        return transposed(x, 2, 2, by_batch(x, 14, 10, 4), "VALID")
+
+    after = transposed_convolution_sizes(graph_of(build, batch=2))
+    by_name = {node.name: node for node in after.node}
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    assert by_name[made.input[0]].op == "Const"
+
+
+@pytest.mark.parametrize(
+    ("build", "batch"),
+    [
+        (lambda x: transposed(x, 2, 2, by_batch(x, 14, 10, 4), "VALID"), None),
+        (lambda x: transposed(x, 3, 2, by_batch(x, 13, 9, 4)), None),
+        (lambda x: transposed(x, 2, 2, [2, 14, 10, 4]), 2),
+    ],
+)
+def test_sizes_that_stay(build: Callable[[Any], Any], batch: int | None) -> None:
+    """Constant sizes, and those that are not the input's times the strides."""
+    before = graph_of(build, batch)
+    assert transposed_convolution_sizes(before) == before
