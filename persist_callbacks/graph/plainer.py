@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +10,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.weights import hide_all
 
 _TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
@@ -40,7 +40,7 @@ def static_reshapes(graph_def: Any) -> Any:
         replaced[node.name] = nd.constant(name, array, dtype)
     if not replaced:
         return graph_def
-    result = _empty_like(graph_def)
+    result = empty_like(graph_def)
     for node in graph_def.node:
         made = tf.compat.v1.NodeDef()
         made.CopyFrom(node)
@@ -63,20 +63,22 @@ def additions_to_biases(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    pairs = {}
+    pairs: dict[str, tuple[str, Any]] = {}
     for node in graph_def.node:
-        for value, constant in _with_constant(by_name, node, ("Add", "AddV2")):
+        for value, constant in with_constant(by_name, node, ("Add", "AddV2")):
             maker = by_name.get(value)
             if maker is not None and maker.op in _TAKE_BIAS:
                 pairs[node.name] = (value, constant)
+    if not pairs:
+        return graph_def
     shapes = _shapes(graph_def, [value for value, _ in pairs.values()])
     taken = set(by_name)
-    result = _empty_like(graph_def)
+    result = empty_like(graph_def)
     for node in graph_def.node:
         bias = None
         if node.name in pairs:
             value, source = pairs[node.name]
-            bias = _per_channel(source, shapes[value])
+            bias = per_channel(source, shapes[value])
         if bias is None:
             result.node.add().CopyFrom(node)
             continue
@@ -88,55 +90,17 @@ def additions_to_biases(graph_def: Any) -> Any:
     return result
 
 
-def scales_into_depthwise(graph_def: Any) -> Any:
-    """Fold the product of one number a channel into the depthwise filters before it.
-
-    TensorFlow's own folding does so for Conv2D alone; here too, to rounding.
-
-    Args:
-        graph_def: a GraphDef; not changed.
-    """
-    by_name = {node.name: node for node in graph_def.node}
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
-    folded: dict[str, Any] = {}
-    for node in graph_def.node:
-        for value, scale in _with_constant(by_name, node, ("Mul",)):
-            made = by_name.get(value)
-            if made is None or made.op != "DepthwiseConv2dNative":
-                continue
-            filters = by_name[nd.split(made.input[1])[0]]
-            if reads[made.name] > 1 or filters.op != "Const":
-                continue
-            weights = nd.constant_value(filters)
-            channels = weights.shape[2] * weights.shape[3]
-            numbers = _per_channel(scale, tf.TensorShape([None] * 3 + [channels]))
-            if numbers is not None:
-                scaled = weights * numbers.reshape(weights.shape[2:])
-                folded[node.name] = (made, scaled.astype(weights.dtype))
-    taken = set(by_name)
-    result = _empty_like(graph_def)
-    for node in graph_def.node:
-        if node.name not in folded:
-            result.node.add().CopyFrom(node)
-            continue
-        convolution, weights = folded[node.name]
-        name = unique(f"{node.name}/filters", taken)
-        taken.add(name)
-        dtype = tf.as_dtype(convolution.attr["T"].type)
-        result.node.append(nd.constant(name, weights, dtype))
-        made = result.node.add()
-        made.CopyFrom(convolution)
-        made.name = node.name
-        made.input[1] = name
-    return result
-
-
-def _with_constant(
+def with_constant(
     by_name: Mapping[str, Any], node: Any, ops: tuple[str, ...]
 ) -> list[tuple[str, Any]]:
     """Return what a node of these types reads, and the constant that it takes it with.
 
     Both ways round, where both are constants.
+
+    Args:
+        by_name: the graph's nodes.
+        node: one of them, that reads two things.
+        ops: the types; of another one there is nothing to return.
     """
     if node.op not in ops:
         return []
@@ -145,7 +109,8 @@ def _with_constant(
     return [
         (value, constant)
         for value, constant in sides
-        if constant is not None and constant.op == "Const"
+        # One with a control edge may stand in a loop's frame, where it has to stay.
+        if constant is not None and constant.op == "Const" and not constant.input
     ]
 
 
@@ -165,8 +130,13 @@ def _packed_sizes(by_name: Mapping[str, Any], reference: str) -> list[int] | Non
     return sizes if sizes.count(-1) == 1 and 0 not in sizes else None
 
 
-def _per_channel(source: Any, shape: tf.TensorShape) -> np.ndarray[Any, Any] | None:
-    """Return a constant as one number a channel; None if it is anything else."""
+def per_channel(source: Any, shape: tf.TensorShape) -> np.ndarray[Any, Any] | None:
+    """Return a constant as one number a channel; None if it is anything else.
+
+    Args:
+        source: a Const.
+        shape: of what it is combined with; channels come last.
+    """
     if not tf.as_dtype(source.attr["dtype"].type).is_floating or not shape.rank:
         return None
     array = nd.constant_value(source)
@@ -180,7 +150,7 @@ def _shapes(graph_def: Any, references: Iterable[str]) -> Mapping[str, tf.Tensor
     """Infer shapes of tensors."""
     graph = tf.Graph()
     with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(hide_all(graph_def)[0], name="")
     found = {}
     for reference in references:
         name, port = nd.split(reference)
@@ -188,7 +158,8 @@ def _shapes(graph_def: Any, references: Iterable[str]) -> Mapping[str, tf.Tensor
     return found
 
 
-def _empty_like(graph_def: Any) -> Any:
+def empty_like(graph_def: Any) -> Any:
+    """Return a graph without nodes, of the same versions and functions."""
     result = tf.compat.v1.GraphDef()
     result.versions.CopyFrom(graph_def.versions)
     result.library.CopyFrom(graph_def.library)

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.weights import hide_all
 
 # What a caller feeds, and constants, which some readers take for no result.
 _NAMED_ALREADY = ("Const", "Placeholder", "PlaceholderWithDefault")
@@ -152,7 +153,7 @@ def _channels(graph_def: Any, references: Sequence[str]) -> Mapping[str, int | N
     """Infer the number of channels of tensors of four dimensions, channels last."""
     graph = tf.Graph()
     with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(hide_all(graph_def)[0], name="")
     found: dict[str, int | None] = {}
     for reference in references:
         name, port = nd.split(reference)

@@ -13,11 +13,11 @@ import tensorflow as tf
 from tensorflow.python.grappler import tf_optimizer
 
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.affine import fold_scales_and_shifts
 from persist_callbacks.graph.canonical import canonical
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.plainer import (
     additions_to_biases,
-    scales_into_depthwise,
     static_reshapes,
 )
 from persist_callbacks.graph.portable import (
@@ -26,6 +26,7 @@ from persist_callbacks.graph.portable import (
     spell_out_attributes,
     split_grouped_convolutions,
 )
+from persist_callbacks.graph.weights import hide_all, hide_unfoldable, put_back
 
 # A constant that folding made of a formula, such as zeros of a big shape, is not
 # written out in full beyond this.
@@ -48,7 +49,7 @@ def simplify(graph_def: Any, *, inputs: Sequence[str], outputs: Sequence[str]) -
     graph_def = fold_constants(graph_def, inputs=inputs, outputs=outputs)
     graph_def = remove_identities(graph_def, keep=outputs)
     graph_def = static_reshapes(graph_def)
-    graph_def = scales_into_depthwise(graph_def)
+    graph_def = fold_scales_and_shifts(graph_def)
     graph_def = additions_to_biases(graph_def)
     graph_def = split_grouped_convolutions(graph_def)
     graph_def = erfc_to_erf(graph_def)
@@ -102,7 +103,9 @@ def inline_calls(
     }
     if not called:
         return graph_def
-    return _grappler(graph_def, ["function"], inputs=inputs, outputs=outputs)
+    small, hidden = hide_all(graph_def)
+    small = _grappler(small, ["function"], inputs=inputs, outputs=outputs)
+    return put_back(small, hidden)
 
 
 def fold_constants(
@@ -118,7 +121,9 @@ def fold_constants(
     if any(node.op == "Switch" for node in graph_def.node):
         # Removes TF1's branches that a constant flag never takes.
         passes = ["constfold", "loop", *passes]
-    return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
+    small, hidden = hide_unfoldable(graph_def)
+    small = _grappler(small, passes, inputs=inputs, outputs=outputs)
+    return put_back(small, hidden)
 
 
 def remove_identities(graph_def: Any, *, keep: Sequence[str]) -> Any:

@@ -85,32 +85,6 @@ def test_other_additions_stay(shape: tuple[int, ...]) -> None:
     assert "BiasAdd" not in count_ops(plainer.additions_to_biases(before))
 
 
-def test_scale_after_a_depthwise_convolution() -> None:
-    """A batch norm's product is in the filters then."""
-
-    def build(x: Any) -> Any:
-        y = tf.nn.depthwise_conv2d(x, filters(3, 3, 4, 2), [1, 1, 1, 1], "SAME")
-        return y * filters(1, 1, 1, 8)
-
-    before = graph_of(build)
-    after = plainer.scales_into_depthwise(before)
-    assert "Mul" not in count_ops(after)
-    np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-5)
-
-
-def test_a_depthwise_convolution_that_others_read_too() -> None:
-    """Its result is wanted as it is."""
-
-    def build(x: Any) -> Any:
-        y = tf.nn.depthwise_conv2d(x, filters(3, 3, 4, 2), [1, 1, 1, 1], "SAME")
-        return tf.concat([y * filters(8), y], -1)
-
-    before = graph_of(build)
-    np.testing.assert_array_equal(
-        run(plainer.scales_into_depthwise(before)), run(before)
-    )
-
-
 def test_a_whole_network_has_none_of_them_left() -> None:
     """A convolutional network is convolutions, biases and what lies between."""
     ops = count_ops(zoo.traced(zoo.cnn).frozen())
