@@ -7,7 +7,7 @@ their memory. Placeholders of the same shapes stand for them meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -55,8 +55,8 @@ def hide_all(graph_def: Any) -> tuple[Any, dict[str, Any]]:
 def hide_unfoldable(graph_def: Any) -> tuple[Any, dict[str, Any]]:
     """Put a Placeholder in place of each large constant that no folding could touch.
 
-    Those are the weights of ops that depend on an input. Of a constant that is cast,
-    what it is cast to is hidden too.
+    Those are the weights of ops that depend on an input. Of a constant that is cast
+    or reshaped, what comes of it is hidden too.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -67,21 +67,25 @@ def hide_unfoldable(graph_def: Any) -> tuple[Any, dict[str, Any]]:
     large = {node.name: node for node in graph_def.node if _is_large(node)}
     if not large or any(node.op in nd.OLD_CONTROL_FLOW for node in graph_def.node):
         return graph_def, {}
+    by_name = {node.name: node for node in graph_def.node}
     readers = _readers(graph_def)
     varying = _varying(graph_def)
     hidden: dict[str, Any] = {}
     for name, node in large.items():
         read_by = list(_beyond_identities(name, readers))
-        casts = [reader for reader, _ in read_by if reader.op == "Cast"]
-        read_as = [(reader, at) for reader, at in read_by if reader.op != "Cast"]
-        for cast in casts:
-            read_as.extend(_beyond_identities(cast.name, readers))
+        forms = {
+            r.name: _in_other_form(node, r, by_name) for r, at in read_by if not at
+        }
+        made = {reader: form for reader, form in forms.items() if form is not None}
+        read_as = [(reader, at) for reader, at in read_by if reader.name not in made]
+        for form in made:
+            read_as.extend(_beyond_identities(form, readers))
         if read_as and all(
             reader.name in varying and _takes_weights(reader, at)
             for reader, at in read_as
         ):
             hidden[name] = node
-            hidden.update((cast.name, _cast(node, cast)) for cast in casts)
+            hidden.update((form, build()) for form, build in made.items())
     return _without(graph_def, hidden)
 
 
@@ -146,12 +150,34 @@ def _takes_weights(node: Any, index: int) -> bool:
     return index >= 0 and (places is None or index in places)
 
 
+def _in_other_form(
+    node: Any, reader: Any, by_name: Mapping[str, Any]
+) -> Callable[[], Any] | None:
+    """Return what makes the constant that a cast or reshape of a constant gives.
+
+    None if the reader is neither, or its shape is computed.
+    """
+    if reader.op == "Cast":
+        return lambda: _cast(node, reader)
+    if reader.op != "Reshape":
+        return None
+    sizes = by_name.get(reader.input[1])
+    if sizes is None or sizes.op != "Const":
+        return None
+    return lambda: _reshaped(node, reader, nd.constant_value(sizes))
+
+
 def _cast(node: Any, cast: Any) -> Any:
     """Return the constant that a cast of a constant gives, by the cast's name."""
     dtype = tf.as_dtype(cast.attr["DstT"].type)
     with np.errstate(over="ignore", invalid="ignore"):
         array = nd.constant_value(node).astype(dtype.as_numpy_dtype)
     return nd.constant(cast.name, array, dtype)
+
+
+def _reshaped(node: Any, reshape: Any, sizes: np.ndarray[Any, Any]) -> Any:
+    dtype = tf.as_dtype(node.attr["dtype"].type)
+    return nd.constant(reshape.name, nd.constant_value(node).reshape(sizes), dtype)
 
 
 def _without(graph_def: Any, hidden: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:

@@ -47,6 +47,13 @@ def ids(x: Any) -> Any:
             ),
             {"weights", "half"},
         ),
+        (
+            lambda x: (
+                x @ tf.reshape(weights(SIZE // 2, SIZE * 2), [SIZE, -1], name="flat")
+            ),
+            {"weights", "flat"},
+        ),
+        (lambda x: x @ tf.reshape(weights(), tf.stack([SIZE, tf.shape(x)[1]])), set()),
         # Read by others than layers, or by what is constant itself: to be folded.
         (lambda x: x + weights(1, SIZE * SIZE)[:, :SIZE], set()),
         (lambda x: x @ tf.transpose(weights()), set()),
