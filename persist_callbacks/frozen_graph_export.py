@@ -24,6 +24,7 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.graph import feeding
 from persist_callbacks.graph.compare import Comparison, compare
+from persist_callbacks.graph.freeze import check_size
 from persist_callbacks.graph.frozen import FrozenGraph
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.trace import run_live
@@ -189,6 +190,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         elif not getattr(self.model, "inputs", None):
             self._specs = self._sample
         self._graph = tracing.trace_live(self.model, self._names, specs=self._specs)
+        # Before gigabytes are copied out of the model.
+        check_size(self._graph)
         export = exporting.build(
             self._graph, self._values(variables.collect(self.model))
         )

@@ -44,19 +44,24 @@ def simplify(graph_def: Any, *, inputs: Sequence[str], outputs: Sequence[str]) -
     Returns:
         A GraphDef; the same bytes for the same graph and weights.
     """
-    graph_def = name_outputs(graph_def, outputs)
-    graph_def = inline_calls(graph_def, inputs=inputs, outputs=outputs)
-    graph_def = fold_constants(graph_def, inputs=inputs, outputs=outputs)
-    graph_def = remove_identities(graph_def, keep=outputs)
-    graph_def = static_reshapes(graph_def)
-    graph_def = fold_scales_and_shifts(graph_def)
-    graph_def = additions_to_biases(graph_def)
+    # Each pass copies what it is given: large constants go around most of them.
+    small, weights = hide_all(graph_def)
+    small = name_outputs(small, outputs)
+    small = inline_calls(small, inputs=inputs, outputs=outputs)
+    small, weights = hide_unfoldable(put_back(small, weights))
+    small = fold_constants(small, inputs=inputs, outputs=outputs)
+    small = remove_identities(small, keep=outputs)
+    small = static_reshapes(small)
+    graph_def = fold_scales_and_shifts(put_back(small, weights))
     graph_def = split_grouped_convolutions(graph_def)
-    graph_def = erfc_to_erf(graph_def)
-    graph_def = name_results(graph_def, outputs)
-    graph_def = spell_out_constants(graph_def)
-    graph_def = canonical(graph_def, inputs=inputs, outputs=outputs)
-    return spell_out_attributes(graph_def)
+    small, weights = hide_all(graph_def)
+    small = additions_to_biases(small)
+    small = erfc_to_erf(small)
+    small = name_results(small, outputs)
+    small = spell_out_constants(small)
+    small = canonical(small, inputs=inputs, outputs=outputs)
+    small = spell_out_attributes(small)
+    return put_back(small, weights)
 
 
 def name_outputs(graph_def: Any, outputs: Sequence[str]) -> Any:
@@ -103,9 +108,7 @@ def inline_calls(
     }
     if not called:
         return graph_def
-    small, hidden = hide_all(graph_def)
-    small = _grappler(small, ["function"], inputs=inputs, outputs=outputs)
-    return put_back(small, hidden)
+    return _grappler(graph_def, ["function"], inputs=inputs, outputs=outputs)
 
 
 def fold_constants(
@@ -121,9 +124,7 @@ def fold_constants(
     if any(node.op == "Switch" for node in graph_def.node):
         # Removes TF1's branches that a constant flag never takes.
         passes = ["constfold", "loop", *passes]
-    small, hidden = hide_unfoldable(graph_def)
-    small = _grappler(small, passes, inputs=inputs, outputs=outputs)
-    return put_back(small, hidden)
+    return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
 
 
 def remove_identities(graph_def: Any, *, keep: Sequence[str]) -> Any:

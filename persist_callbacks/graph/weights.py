@@ -36,6 +36,12 @@ _TAKES_WEIGHTS: Mapping[str, tuple[int, ...] | None] = {
     "Conv3DBackpropInputV2": (1,),
     "DepthwiseConv2dNative": (1,),
 }
+# Where a TensorProto holds numbers one by one.
+_VALUES = tuple(
+    field.name
+    for field in tf.make_tensor_proto(0).DESCRIPTOR.fields
+    if field.name.endswith("_val")
+)
 
 
 def hide_all(graph_def: Any) -> tuple[Any, dict[str, Any]]:
@@ -102,16 +108,25 @@ def put_back(graph_def: Any, hidden: Mapping[str, Any]) -> Any:
     result.versions.CopyFrom(graph_def.versions)
     result.library.CopyFrom(graph_def.library)
     for node in graph_def.node:
-        result.node.add().CopyFrom(hidden.get(node.name, node))
+        made = result.node.add()
+        made.CopyFrom(hidden.get(node.name, node))
+        if node.name in hidden:
+            for key in [key for key in made.attr if key.startswith("_")]:
+                del made.attr[key]
     return result
 
 
 def _is_large(node: Any) -> bool:
+    """Whether a node is a constant of many numbers, written out as bytes."""
     if node.op != "Const" or node.input:
         return False
-    dtype = tf.as_dtype(node.attr["dtype"].type)
-    size = tf.TensorShape(node.attr["value"].tensor.tensor_shape).num_elements() or 0
-    return bool(dtype != tf.string and size * dtype.size >= _LARGE_BYTES)
+    proto = node.attr["value"].tensor
+    dtype = tf.as_dtype(proto.dtype)
+    size = tf.TensorShape(proto.tensor_shape).num_elements() or 0
+    if dtype == tf.string or size * dtype.size < _LARGE_BYTES:
+        return False
+    # A field of one number stands for all; asking for the bytes would copy them.
+    return not any(len(getattr(proto, field)) for field in _VALUES)
 
 
 def _readers(graph_def: Any) -> dict[str, list[tuple[Any, int]]]:
