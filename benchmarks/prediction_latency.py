@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import statistics
 import sys
 import tempfile
@@ -105,9 +106,12 @@ def measure(
             np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-4)
     taken: dict[str, list[float]] = {name: [] for name in calls}
     names = list(calls)
-    for index in range(rounds):
-        # Another order each round: nobody always comes after the same one.
-        for name in names[index % len(names) :] + names[: index % len(names)]:
+    order = random.Random(0)
+    for _ in range(rounds):
+        # Another order each round: what a way leaves running when it returns, as
+        # `predict` does, falls on the others alike. Turning the list would not do.
+        order.shuffle(names)
+        for name in names:
             begun = time.perf_counter()
             calls[name](x)
             taken[name].append(time.perf_counter() - begun)

@@ -100,7 +100,10 @@ def build(
         frozen, kept = fix_batch(frozen, kept, batch_size)
     names = [info.name for info in kept]
     simple = finished(frozen, target, inputs=names, outputs=wanted)
+    # Each of them holds all weights once more.
+    del frozen
     data = _serialized(simple)
+    del simple
     clean = tf.compat.v1.GraphDef.FromString(data)
     known = {info.name: info for info in graph.outputs}
     described = frozen_graphs.describe(clean, [n for n in wanted if n not in known])
@@ -219,13 +222,13 @@ def _inputs(
     narrowed: bool,
 ) -> tuple[TensorInfo, ...]:
     """Return the inputs that the frozen graph shall have."""
+    if wanted is None and not narrowed:
+        return graph.inputs
     by_name = {info.name: info for info in graph.inputs}
     needed_nodes = canonical(frozen, inputs=[], outputs=outputs).node
     needed = [node.name for node in needed_nodes if node.name in by_name]
     listed = ", ".join(by_name) or "none"
     if wanted is None:
-        if not narrowed:
-            return graph.inputs
         return tuple(info for info in graph.inputs if info.name in needed)
     by_user = {original: name for name, original in graph.original_names.items()}
     names = [name.removesuffix(":0") for name in wanted]

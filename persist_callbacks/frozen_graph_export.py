@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.graph import feeding
 from persist_callbacks.graph.batching import fit_rows
 from persist_callbacks.graph.compare import Comparison, compare
+from persist_callbacks.graph.freeze import check_size
 from persist_callbacks.graph.frozen import FrozenGraph
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.targets import check_target
@@ -62,7 +63,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             checkpoint of the `PeriodicCheckpoint` beside it (one with ``monitor``).
         sample: a batch of inputs to compare on, as the model takes it: an array, a
             list, or a dict by input name; None for rows of the training data where
-            they can be had without an effect on training, else made-up numbers.
+            they can be had without an effect on training, else made-up numbers. Of a
+            ``PyDataset`` they are known once training has drawn the first batch.
         verify: whether to compare with the live model.
         atol: absolute tolerance of the comparison.
         rtol: tolerance relative to the live model's value.
@@ -121,8 +123,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         self._graph: InferenceGraph | None = None
         # The inputs' structure, of a model that does not know it by itself.
         self._specs: Any = None
-        # Rows of the training data, to compare on.
-        self._preview: Any = None
+        # Gives rows of the training data, to compare on.
+        self._preview: Callable[[], Any] | None = None
         self._frozen: FrozenGraph | None = None
         self._loop: FitLoop | None = None
         self._tail = _AfterOthers(self)
@@ -198,6 +200,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         elif not getattr(self.model, "inputs", None):
             self._specs = self._sample
         self._graph = tracing.trace_live(self.model, self._names, specs=self._specs)
+        # Before gigabytes are copied out of the model.
+        check_size(self._graph)
         export = self._build(variables.collect(self.model))
         if self._verify:
             self._compare(export)
@@ -299,10 +303,11 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         if self._sample is not None:
             yield self._by_name(self._sample)
             return
-        if self._preview is not None:
+        rows = None if self._preview is None else self._preview()
+        if rows is not None:
             # A model may be fed otherwise than by its inputs' names and order.
             with contextlib.suppress(InputMismatch):
-                yield self._by_name(self._preview)
+                yield self._by_name(rows)
         yield from exporting.made_up(export.frozen)
 
     def _by_name(self, sample: Any) -> _Arrays:

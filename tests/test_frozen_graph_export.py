@@ -458,7 +458,28 @@ def test_rerun_of_a_finished_run_exports_again(tmp_path):
     assert go() == first
 
 
-@pytest.mark.parametrize("kind", ["arrays", "data set", "generator"])
+class Batches(keras.utils.PyDataset):
+    """Notes each batch that it is asked for, and draws noise for it."""
+
+    def __init__(self, x, y, workers):
+        super().__init__(workers=workers)
+        self._x, self._y = x, y
+        self._random = np.random.default_rng(3)
+        self.asked = []
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        self.asked.append(index)
+        noise = self._random.standard_normal(()) if self.workers == 1 else 0.0
+        rows = slice(25 * index, 25 * (index + 1))
+        return self._x[rows] + np.float32(noise), self._y[rows]
+
+
+@pytest.mark.parametrize(
+    "kind", ["arrays", "data set", "generator", "PyDataset", "PyDataset of threads"]
+)
 def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
     """Before the first step and at the end; training draws what it drew without us."""
     x, y = data()
@@ -471,10 +492,16 @@ def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
     whole = frozen_graph_export.run_live
     monkeypatch.setattr(frozen_graph_export, "run_live", recorded)
 
+    asked = []
+
     def train(*callbacks):
         keras.utils.set_random_seed(4)
         model = linear()
-        if kind == "arrays":
+        if kind.startswith("PyDataset"):
+            batches = Batches(x, y, workers=2 if "threads" in kind else 1)
+            model.fit(batches, epochs=2, verbose=0, shuffle=False, callbacks=callbacks)
+            asked.append(sorted(batches.asked))
+        elif kind == "arrays":
             model.fit(x, y, batch_size=25, epochs=2, verbose=0, callbacks=callbacks)
         elif kind == "data set":
             batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(50).batch(25)
@@ -493,8 +520,16 @@ def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
     ):
         np.testing.assert_array_equal(one, other)
     assert len(seen) == 2
+    if kind.startswith("PyDataset"):
+        # It is asked for nothing more, so there is nothing before the first step.
+        assert asked[0] == asked[1]
+        made_up, rows = seen
+        assert len(made_up) == 4
+        assert rows.shape == (8, FEATURES)
+        assert np.ptp(rows - x[:8]) < 1e-6
+        return
     for arrays in seen:
-        assert np.array_equal(arrays, x[:8]) is (kind != "generator")
+        np.testing.assert_array_equal(arrays, x[:8])
 
 
 def test_a_layer_that_is_otherwise_in_predict(tmp_path):

@@ -17,6 +17,7 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import in_order
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 
 _OPS = ("Add", "AddV2", "BiasAdd", "Mul", "Neg", "RealDiv", "Sub")
 # Half precision would lose by being computed in another order.
@@ -56,7 +57,7 @@ def merge_affine_chains(graph_def: Any) -> Any:
     if not suspects:
         return graph_def
     references = {reference for node in suspects for reference in node.input}
-    shapes = nd.inferred_shapes(graph_def, references)
+    shapes = inferred_shapes(graph_def, references)
     reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
     chains: dict[str, _Affine] = {}
     inner: set[str] = set()

@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 
 _RANKS = (2, 4)
 _BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
@@ -37,7 +38,7 @@ def broadcasts_to_convolutions(graph_def: Any) -> Any:
         and node.attr["T"].type == tf.float32.as_datatype_enum
     ]
     references = {reference for node in suspects for reference in node.input}
-    shapes = nd.inferred_shapes(graph_def, references) if suspects else {}
+    shapes = inferred_shapes(graph_def, references) if suspects else {}
     if not any(_spread(node, by_name, shapes) for node in suspects):
         return graph_def
     writer = _Writer(set(by_name), shapes)

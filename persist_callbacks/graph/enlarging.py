@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.sizes import Evaluation, Sizes
 
 
@@ -31,7 +32,7 @@ def repeats_to_resizes(graph_def: Any) -> Any:
     suspects = [node for node in suspects if nd.split(node.input[0])[0] in tiles]
     if not suspects:
         return graph_def
-    shapes = nd.inferred_shapes(
+    shapes = inferred_shapes(
         graph_def, {ref for node in graph_def.node for ref in node.input}
     )
     for node in suspects:
@@ -117,7 +118,7 @@ def transposed_convolution_sizes(graph_def: Any) -> Any:
     ]
     if not suspects:
         return graph_def
-    shapes = nd.inferred_shapes(graph_def, [node.input[2] for node in suspects])
+    shapes = inferred_shapes(graph_def, [node.input[2] for node in suspects])
     taken, evaluate = set(by_name), Evaluation(graph_def)
     written = {
         node.name: _sizes(node, evaluate(node.input[0]), shapes, taken)

@@ -58,11 +58,14 @@ def freeze(
     rewriter = _rewritten(graph, wanted)
     needed = {key for key, _ in rewriter.constants}
     _check_values(graph, values, needed)
-    for key, node in rewriter.constants:
-        dtype = tf.as_dtype(node.attr["dtype"].type)
-        array = _in_dtype(values[key], dtype)
-        node.attr["value"].tensor.CopyFrom(nd.tensor_proto(array, dtype))
-    return _finished(graph, rewriter, wanted)
+    own = {id(node) for node in rewriter.nodes}
+    keys = {node.name: key for key, node in rewriter.constants if id(node) in own}
+    result = _finished(graph, rewriter, wanted)
+    # Last, so that nothing copies the values.
+    for node in result.node:
+        if node.name in keys:
+            _fill(node, values[keys[node.name]])
+    return result
 
 
 def check_freezable(graph: InferenceGraph) -> None:
@@ -75,6 +78,24 @@ def check_freezable(graph: InferenceGraph) -> None:
         UnsupportedGraph: something in the graph cannot be a constant.
     """
     _rewritten(graph, [info.name for info in graph.outputs])
+
+
+def check_size(graph: InferenceGraph) -> None:
+    """Refuse a graph whose variables no PB can hold, without any values.
+
+    Args:
+        graph: the inference graph.
+
+    Raises:
+        UnsupportedGraph: its outputs need more bytes than that.
+    """
+    needed = set(needed_variables(graph, [info.name for info in graph.outputs]))
+    size = 0
+    for info in graph.variables:
+        if info.name in needed and info.shape is not None and None not in info.shape:
+            count = tf.TensorShape(info.shape).num_elements() or 0
+            size += count * tf.as_dtype(info.dtype).size
+    _refuse_too_big(size)
 
 
 def needed_variables(graph: InferenceGraph, outputs: Sequence[str]) -> list[str]:
@@ -208,7 +229,10 @@ def _check_values(
                 found=f"{tf.as_dtype(array.dtype).name}{list(array.shape)}",
                 advice="The values belong to another model than the graph.",
             )
-    size = sum(np.asarray(values[key]).nbytes for key in needed)
+    _refuse_too_big(sum(np.asarray(values[key]).nbytes for key in needed))
+
+
+def _refuse_too_big(size: int) -> None:
     if size > _MAX_BYTES:
         raise UnsupportedGraph(
             "graph",
@@ -218,6 +242,10 @@ def _check_values(
         )
 
 
-def _in_dtype(value: Any, dtype: Any) -> np.ndarray[Any, Any]:
+def _fill(node: Any, value: Any) -> None:
+    """Give a Const its value."""
+    dtype = tf.as_dtype(node.attr["dtype"].type)
     array = np.asarray(value)
-    return array if dtype == tf.string else array.astype(dtype.as_numpy_dtype)
+    if dtype != tf.string:
+        array = array.astype(dtype.as_numpy_dtype, copy=False)
+    node.attr["value"].tensor.CopyFrom(nd.tensor_proto(array, dtype))

@@ -23,6 +23,7 @@ from persist_callbacks.graph.signature import (
     from_json,
     signature_path,
 )
+from persist_callbacks.graph.weights import hide_all
 from persist_callbacks.records import TensorInfo
 
 _Array = np.ndarray[Any, Any]
@@ -308,7 +309,7 @@ def describe(graph_def: Any, names: Sequence[str]) -> tuple[TensorInfo, ...]:
         return ()
     graph = tf.Graph()
     with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
+        tf.import_graph_def(hide_all(graph_def)[0], name="")
     return tuple(_describe(graph.get_tensor_by_name(f"{name}:0")) for name in names)
 
 

@@ -215,22 +215,3 @@ def empty_like(graph_def: Any) -> Any:
     if graph_def.HasField("library"):
         made.library.CopyFrom(graph_def.library)
     return made
-
-
-def inferred_shapes(
-    graph_def: Any, references: Iterable[str]
-) -> dict[str, tf.TensorShape]:
-    """Return the shapes of tensors, as TensorFlow infers them.
-
-    Args:
-        graph_def: a GraphDef.
-        references: ``node`` or ``node:1``.
-    """
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.import_graph_def(graph_def, name="")
-    found = {}
-    for reference in references:
-        name, port = split(reference)
-        found[reference] = graph.get_tensor_by_name(f"{name}:{port}").shape
-    return found

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 
 _TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv2DBackpropInput")
 _SCALED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
@@ -26,13 +27,13 @@ def additions_to_biases(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    pairs = {}
+    pairs: dict[str, tuple[str, Any]] = {}
     for node in graph_def.node:
         for value, constant in _with_constant(by_name, node, ("Add", "AddV2")):
             maker = by_name.get(value)
             if maker is not None and maker.op in _TAKE_BIAS:
                 pairs[node.name] = (value, constant)
-    shapes = nd.inferred_shapes(graph_def, [value for value, _ in pairs.values()])
+    shapes = inferred_shapes(graph_def, [value for value, _ in pairs.values()])
     taken = set(by_name)
     result = nd.empty_like(graph_def)
     for node in graph_def.node:
@@ -114,6 +115,11 @@ def _with_constant(
     """Return what a node of these types reads, and the constant that it takes it with.
 
     Both ways round, where both are constants.
+
+    Args:
+        by_name: the graph's nodes.
+        node: one of them, that reads two things.
+        ops: the types; of another one there is nothing to return.
     """
     if node.op not in ops:
         return []
@@ -122,7 +128,8 @@ def _with_constant(
     return [
         (value, constant)
         for value, constant in sides
-        if constant is not None and constant.op == "Const"
+        # One with a control edge may stand in a loop's frame, where it has to stay.
+        if constant is not None and constant.op == "Const" and not constant.input
     ]
 
 

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ def dense_to_convolutions(graph_def: Any) -> Any:
             found[node.name] = dense
     if not found:
         return graph_def
-    shapes = nd.inferred_shapes(graph_def, [dense.source for dense in found.values()])
+    shapes = inferred_shapes(graph_def, [dense.source for dense in found.values()])
     taken = set(by_name)
     result = nd.empty_like(graph_def)
     for node in graph_def.node:

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 
 # What a caller feeds, and constants, which some readers take for no result.
 _NAMED_ALREADY = ("Const", "Placeholder", "PlaceholderWithDefault")
@@ -123,7 +124,7 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
     ]
     if not suspects:
         return graph_def
-    shapes = nd.inferred_shapes(graph_def, [node.input[0] for node in suspects])
+    shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
     result = nd.empty_like(graph_def)
     taken = {node.name for node in graph_def.node}
     names = {node.name for node in suspects}

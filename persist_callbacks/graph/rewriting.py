@@ -125,6 +125,10 @@ class Rewriter:
         if node.op == "Identity" and node.attr["T"].type == nd.RESOURCE:
             _become(node, "Identity", T=dtype)
             held[node.name] = {0: source}
+        elif node.op in ("Enter", "Switch") and node.attr["T"].type == nd.RESOURCE:
+            # TF1's loops and branches hand variables in, each by a node of its own.
+            node.attr["T"].type = source.dtype
+            held[node.name] = {0: source, 1: source}
         elif node.op == "ReadVariableOp":
             _become(node, "Identity", T=dtype)
         elif node.op == "VariableShape":

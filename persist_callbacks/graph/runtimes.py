@@ -16,6 +16,7 @@ from typing import Any
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.shapes import inferred_shapes
 
 _NOT_KNOWN = "an op that it does not have"
 # Where OpenCV's reader wants constants; -1 for the last input, ANY for one of them.
@@ -137,7 +138,7 @@ def _of_tensorflow_1(graph_def: Any) -> Iterator[tuple[str, str]]:
             yield node.op, f"an attribute that it does not know, {key}"
     convolutions = [node for node in graph_def.node if node.op == "Conv2D"]
     references = {ref for node in convolutions for ref in node.input[:2]}
-    shapes = nd.inferred_shapes(graph_def, references) if references else {}
+    shapes = inferred_shapes(graph_def, references) if references else {}
     for node in convolutions:
         channels, filters = (shapes[ref] for ref in node.input[:2])
         known = channels.rank and filters.rank and channels[-1] and filters[2]
@@ -161,7 +162,7 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
     swallowed = _taken_with_transposed(by_name)
     nodes = [node for node in graph_def.node if node.name not in swallowed]
     references = {ref for node in nodes for ref in node.input}
-    shapes = nd.inferred_shapes(graph_def, references)
+    shapes = inferred_shapes(graph_def, references)
     yield from _readers_in_opencv(nodes, by_name)
     if graph_def.library.function:
         yield "Function", "calls of functions, such as loops"

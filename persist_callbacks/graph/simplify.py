@@ -34,6 +34,7 @@ from persist_callbacks.graph.portable import (
 )
 from persist_callbacks.graph.sizes import static_reshapes
 from persist_callbacks.graph.softmaxes import spell_out_softmaxes
+from persist_callbacks.graph.weights import hide_all, hide_unfoldable, put_back
 
 # A constant that folding made of a formula, such as zeros of a big shape, is not
 # written out in full beyond this.
@@ -73,6 +74,20 @@ PASSES: Mapping[str, Pass] = {
 }
 
 
+Hide = Callable[[Any], tuple[Any, dict[str, Any]]]
+
+# What keeps large constants from passes that do not look into them.
+_HIDDEN_FROM: Mapping[str, Hide] = {
+    "name_outputs": hide_all,
+    "inline_calls": hide_all,
+    "fold_constants": hide_unfoldable,
+    "name_results": hide_all,
+    "spell_out_constants": hide_all,
+    "canonical": hide_all,
+    "spell_out_attributes": hide_all,
+}
+
+
 def simplify(
     graph_def: Any,
     *,
@@ -91,10 +106,17 @@ def simplify(
     Returns:
         A GraphDef; the same bytes for the same graph and weights.
     """
+    hide: Hide | None = None
+    hidden: dict[str, Any] = {}
     for name, run in PASSES.items():
-        if name not in without:
-            graph_def = run(graph_def, inputs, outputs)
-    return graph_def
+        if name in without:
+            continue
+        if _HIDDEN_FROM.get(name) is not hide:
+            # Each pass copies what it is given: large constants go around most.
+            graph_def, hide = put_back(graph_def, hidden), _HIDDEN_FROM.get(name)
+            graph_def, hidden = (graph_def, {}) if hide is None else hide(graph_def)
+        graph_def = run(graph_def, inputs, outputs)
+    return put_back(graph_def, hidden)
 
 
 def name_outputs(graph_def: Any, outputs: Sequence[str]) -> Any:

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.shapes import inferred_shapes
 
 _MAKE_PICTURES = (
     *("AvgPool", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MaxPool"),
@@ -39,7 +40,7 @@ def spell_out_softmaxes(graph_def: Any) -> Any:
     ]
     if not suspects:
         return graph_def
-    shapes = nd.inferred_shapes(graph_def, [node.input[0] for node in suspects])
+    shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
     names = {node.name for node in suspects}
     taken = set(by_name)
     result = nd.empty_like(graph_def)

@@ -17,7 +17,7 @@ from persist_callbacks.graph.capture import to_inference_graph
 from persist_callbacks.graph.freeze import check_freezable
 from persist_callbacks.graph.hoisting import read_outside_functions
 from persist_callbacks.graph.inference import InferenceGraph
-from persist_callbacks.graph.names import choose, make_legal, unique
+from persist_callbacks.graph.names import choose, legal, make_legal, unique
 from persist_callbacks.layer_names import renumber, stem
 from persist_callbacks.records import GraphNames
 
@@ -66,13 +66,13 @@ def trace(
             found="one without variables",
             advice="Begin the model with keras.Input, or call it on a batch first.",
         )
-    with _names_of_a_fresh_process(model):
+    with _names_of_a_fresh_process(model) as own_names:
         taken_in = _inputs_of(model, specs)
         original_names: dict[str, str] = {}
         taken: set[str] = set()
         wanted = choose(names.inputs, taken_in.names, argument="inputs")
         inputs = make_legal(wanted, taken, original_names)
-        concrete, result_names = _concrete_function(model, taken_in)
+        concrete, result_names = _concrete_function(model, taken_in, own_names)
     wanted = choose(names.outputs, result_names, argument="outputs")
     outputs = make_legal(wanted, taken, original_names)
     graph = to_inference_graph(
@@ -183,14 +183,16 @@ def _as_spec(leaf: Any) -> tf.TensorSpec:
     return tf.TensorSpec([None, *tensor.shape[1:]], tensor.dtype)
 
 
-def _concrete_function(model: Any, inputs: _Inputs) -> tuple[Any, tuple[str, ...]]:
+def _concrete_function(
+    model: Any, inputs: _Inputs, own_names: Mapping[int, str]
+) -> tuple[Any, tuple[str, ...]]:
     """Trace ``model(x, training=False)``; return it and its results' default names."""
     names: list[str] = []
 
     def forward(*leaves: Any) -> list[Any]:
         packed = keras.tree.pack_sequence_as(inputs.structure, list(leaves))
         results, keys = _flat(model(packed, training=False))
-        names[:] = _result_names(model, results, keys)
+        names[:] = _result_names(model, results, keys, own_names)
         return [tf.convert_to_tensor(result) for result in results]
 
     specs = [
@@ -221,17 +223,20 @@ def _flat(result: Any) -> tuple[list[Any], list[str] | None]:
 
 
 def _result_names(
-    model: Any, results: list[Any], keys: list[str] | None
+    model: Any,
+    results: list[Any],
+    keys: list[str] | None,
+    own_names: Mapping[int, str],
 ) -> tuple[str, ...]:
     """Return default names for results: dict keys, else the layers they come from."""
     if keys is not None:
         return tuple(keys)
     names: list[str] = []
     if isinstance(model, keras.Sequential):
-        wanted = [model.layers[-1].name]
+        wanted = [_own_name(model.layers[-1], own_names)]
     elif _knows_inputs(model) and len(model.outputs) == len(results):
         # `output_names` was fixed when the model was built; the layers know better.
-        wanted = [_producer(tensor) for tensor in model.outputs]
+        wanted = [_own_name(_producer(tensor), own_names) for tensor in model.outputs]
     else:
         wanted = ["output"] * len(results)
     for name in wanted:
@@ -239,19 +244,25 @@ def _result_names(
     return tuple(names)
 
 
-def _producer(tensor: Any) -> str:
-    """Return the name of the layer or operation that a Keras tensor comes from.
+def _producer(tensor: Any) -> Any:
+    """Return the layer or operation that a Keras tensor comes from.
 
     ``_keras_history`` has no public name.
     """
-    return str(tensor._keras_history.operation.name)
+    return tensor._keras_history.operation
+
+
+def _own_name(member: Any, own_names: Mapping[int, str]) -> str:
+    return own_names.get(id(member), str(member.name))
 
 
 @contextmanager
-def _names_of_a_fresh_process(model: Any) -> Iterator[None]:
+def _names_of_a_fresh_process(model: Any) -> Iterator[Mapping[int, str]]:
     """Let the layers bear the names they would have, had nothing been built before.
 
-    TensorFlow names nodes after them, so ``dense_7`` would show in the PB.
+    TensorFlow names nodes after them, so ``dense_7`` would show in the PB, and a name
+    that no node can bear would make it one that cannot be loaded. Gives the layers'
+    names by ``id()``, those in it as the user has them.
     ``Layer.name`` can be set, and ``_flatten_layers`` has no public name; both are
     used here alone.
     """
@@ -265,11 +276,13 @@ def _names_of_a_fresh_process(model: Any) -> Iterator[None]:
     pairs = [(member.name, stem(type(member))) for member in members.values()]
     before: list[tuple[Any, str]] = []
     try:
-        for member, name in zip(members.values(), renumber(pairs), strict=True):
+        own_names = dict(zip(members, renumber(pairs), strict=True))
+        for member, own_name in zip(members.values(), own_names.values(), strict=True):
+            name = legal(own_name)
             if member.name != name:
                 before.append((member, member.name))
                 member.name = name
-        yield
+        yield own_names
     finally:
         for member, name in before:
             member.name = name

@@ -60,6 +60,32 @@ class Beginning:
     has_caches: bool = False
 
 
+class _FirstBatch:
+    """The first batch that ``fit`` draws from a ``PyDataset``, seen as it passes by.
+
+    Args:
+        adapter: Keras' ``PyDatasetAdapter``, whose ``_standardize_batch`` every batch
+            goes through, on a thread of the pipeline's.
+    """
+
+    def __init__(self, adapter: Any) -> None:
+        self._rows: Any = None
+        whole = adapter._standardize_batch
+
+        def seen(batch: Any) -> Any:
+            vars(adapter).pop("_standardize_batch", None)
+            result = whole(batch)
+            self._rows = preview.rows_of_batch(result)
+            return result
+
+        # An attribute of the instance stands before the method of its class.
+        adapter._standardize_batch = seen
+
+    def __call__(self) -> Any:
+        """Return its first rows of inputs; None before it was drawn."""
+        return self._rows
+
+
 class FitData:
     """Training or validation data inside a running ``fit``.
 
@@ -213,13 +239,24 @@ class FitData:
         """Return the structure of ``tf.TypeSpec`` of one batch."""
         return getattr(self._dataset, "element_spec", None)
 
-    def preview(self) -> Any:
-        """Return a few real rows of the inputs; None where getting them has effects."""
+    def preview(self) -> Callable[[], Any]:
+        """Return what gives a few real rows of the inputs, with no effect on training.
+
+        It gives None where there are none to be had, and of a ``PyDataset`` as long as
+        ``fit`` has not drawn a batch: to ask it for one could change what it gives.
+        """
+        adapter = self._source.data_adapter
+        if self._py_dataset is not None:
+            return _FirstBatch(adapter)
+        rows = None
         if self._is_arrays:
-            return preview.rows_of_arrays(self._source.data_adapter._inputs)
-        if self.is_python or not isinstance(self._dataset, tf.data.Dataset):
-            return None
-        return preview.rows_of_dataset(self._dataset)
+            rows = preview.rows_of_arrays(adapter._inputs)
+        elif type(adapter).__name__ == "GeneratorDataAdapter":
+            # Drawn by Keras to see what they are like, and kept for the first steps.
+            rows = preview.rows_of_batch(adapter._first_batches[0])
+        elif not self.is_python and isinstance(self._dataset, tf.data.Dataset):
+            rows = preview.rows_of_dataset(self._dataset)
+        return lambda: rows
 
     def spare_iterator(self) -> Any:
         """Make an iterator over the data that counts for nothing.

@@ -25,6 +25,24 @@ def rows_of_arrays(packed: Any) -> Any:
     return keras.tree.map_structure(lambda array: np.asarray(array[:ROWS]), inputs)
 
 
+def rows_of_batch(batch: Any) -> Any:
+    """Copy the first rows of the inputs of a batch, as Python code has made it.
+
+    Args:
+        batch: inputs, or a tuple that begins with them.
+
+    Returns:
+        Inputs as arrays; None if some are no dense arrays.
+    """
+    inputs = _inputs(batch)
+    leaves = keras.tree.flatten(inputs)
+    if not all(
+        getattr(leaf, "shape", ()) and hasattr(leaf, "__array__") for leaf in leaves
+    ):
+        return None
+    return keras.tree.map_structure(lambda leaf: np.array(leaf[:ROWS]), inputs)
+
+
 def rows_of_dataset(dataset: Any) -> Any:
     """Draw a few rows of inputs from the part of a pipeline that is not random.
 

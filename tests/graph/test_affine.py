@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+import zoo
 
 from persist_callbacks.graph.affine import merge_affine_chains
-from persist_callbacks.graph.frozen import from_graph_def
+from persist_callbacks.graph.frozen import count_ops, from_graph_def
 from persist_callbacks.records import TensorInfo
 
 v1 = tf.compat.v1
+L = keras.layers
 RANDOM = np.random.default_rng(0)
 PICTURE = RANDOM.standard_normal((3, 6, 5, 4)).astype(np.float32)
 
@@ -142,3 +145,22 @@ def test_a_step_that_others_read_too() -> None:
     after = merge_affine_chains(before)
     assert kinds(after).count("Mul") == 1
     np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-5)
+
+
+def test_trained_batch_norms_after_biases() -> None:
+    """After biases that are not zero any more, a batch norm folds all the same."""
+    x = keras.Input((8, 8, 3))
+    y = L.ReLU()(L.BatchNormalization()(L.Conv2D(4, 3)(x)))
+    y = L.ReLU()(L.BatchNormalization()(L.DepthwiseConv2D(3)(y)))
+    y = L.BatchNormalization()(L.Dense(5)(L.Flatten()(y)))
+    model = keras.Model(x, y)
+    random = np.random.default_rng(0)
+    for variable in model.variables:
+        variable.assign(random.uniform(0.5, 1.5, variable.shape))
+    made = zoo.traced(lambda: model)
+    ops = count_ops(made.frozen())
+    assert not {"AddV2", "Mul", "Sub", "Rsqrt"} & set(ops)
+    assert ops["BiasAdd"] == 3
+    picture = random.standard_normal((2, 8, 8, 3)).astype(np.float32)
+    graph = from_graph_def(made.frozen(), made.graph.inputs, made.graph.outputs)
+    np.testing.assert_allclose(graph(picture), model(picture), rtol=1e-4, atol=1e-4)

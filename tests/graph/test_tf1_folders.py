@@ -172,6 +172,35 @@ def test_written_by_tensorflow_2_in_its_old_ways(tmp_path: Path) -> None:
         freeze_and_compare(tmp_path / "made" / kind, tmp_path / "m.pb", kind)
 
 
+@pytest.mark.parametrize("kind", ["loop", "branch"])
+def test_resource_variables_in_old_control_flow(kind: str, tmp_path: Path) -> None:
+    """Enter and Switch hand a variable's value in where they handed its handle."""
+    v1, rows = tf.compat.v1, np.ones((2, 5), np.float32)
+    v1.disable_control_flow_v2()
+    try:
+        with tf.Graph().as_default(), v1.Session() as session:
+            x = v1.placeholder(tf.float32, [None, 5], name="x")
+            w = v1.get_variable("w", [5, 5], use_resource=True)
+            if kind == "loop":
+                y = v1.while_loop(
+                    lambda y: tf.reduce_sum(y) < 9, lambda y: y @ w + 1, [x]
+                )
+            else:
+                y = v1.cond(tf.reduce_sum(x) > 0, lambda: x @ w, lambda: x - w[0])
+            y = tf.identity(y, name="y")
+            session.run(v1.global_variables_initializer())
+            wanted = [session.run(y, {x: each}) for each in (rows, -rows)]
+            v1.train.Saver().save(session, str(tmp_path / "run" / "model"))
+    finally:
+        v1.enable_control_flow_v2()
+    frozen = persist_callbacks.freeze(
+        tmp_path / "run", tmp_path / "m.pb", outputs=["y"]
+    )
+    assert {"Switch", "Merge"} <= set(frozen.ops)
+    for each, result in zip((rows, -rows), wanted, strict=True):
+        np.testing.assert_allclose(frozen(each), result, rtol=1e-5, atol=1e-5)
+
+
 # Ours, frozen by TensorFlow 1's own script.
 
 _NEEDED = pytest.mark.skipif(

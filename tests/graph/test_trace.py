@@ -128,6 +128,25 @@ def test_names_are_the_users(
     assert {*inputs, *outputs} <= there
 
 
+def test_layers_whose_names_no_node_can_bear() -> None:
+    """They are traced under the nearest names, keep their own, and the PB loads."""
+    x = keras.Input((4,), name="a\\b")
+    y = keras.layers.Dense(3, name="größe in m")(x)
+    names = ["c\\d", " lead", "_private"]
+    outputs = [keras.layers.Dense(2, name=name)(y) for name in names]
+    model = keras.Model(x, outputs)
+    made = zoo.traced(lambda: model)
+    assert [layer.name for layer in model.layers[1:]] == ["größe in m", *names]
+    mapped = ["c_d", "lead", "private"]
+    assert [info.name for info in made.graph.outputs] == mapped
+    originals = {"a_b": "a\\b", **dict(zip(mapped, names, strict=True))}
+    assert made.graph.original_names == originals
+    frozen = from_graph_def(made.frozen(), made.graph.inputs, made.graph.outputs)
+    rows = np.ones((2, 4), np.float32)
+    for name, wanted in zip(mapped, model(rows), strict=True):
+        np.testing.assert_allclose(frozen(rows)[name], wanted, atol=1e-6)
+
+
 def test_illegal_names_are_mapped_and_remembered() -> None:
     """A name with a space or umlaut becomes a legal unique one; the user's is kept."""
     x = keras.Input((2,), name="my input")

@@ -562,6 +562,39 @@ def test_class_of_data_adapters():
     assert loop_in(look=look, data=generate(), steps_per_epoch=2)[1] == (True, False)
 
 
+def test_generator_data_adapter_keeps_first_batches():
+    """What Keras has drawn of a generator to look at it is there, and drawn again."""
+
+    def look(loop):
+        return loop.data._source.data_adapter._first_batches, loop.data.preview()()
+
+    batches = ((X[:4] + n, Y[:4]) for n in range(3))
+    kept, rows = loop_in(look=look, data=batches, steps_per_epoch=2, epochs=1)[1]
+    np.testing.assert_array_equal(kept[0][0], X[:4])
+    np.testing.assert_array_equal(rows, X[:4])
+
+
+def test_standardize_batch_of_a_py_dataset_adapter_sees_every_batch():
+    """It is looked up on the instance, at each batch that fit draws."""
+
+    class Mine(keras.utils.PyDataset):
+        def __len__(self):
+            return 2
+
+        def __getitem__(self, index):
+            return X[:4] + index, Y[:4]
+
+    seen = []
+
+    def look(loop):
+        adapter = loop.data._source.data_adapter
+        whole = adapter._standardize_batch
+        adapter._standardize_batch = lambda batch: (seen.append(batch), whole(batch))[1]
+
+    loop_in(look=look, data=Mine(), epochs=1)
+    assert len(seen) == 2
+
+
 def test_fit_has_no_finally():
     """If it had, on_train_end would tell us of a fit that dies; it does not yet."""
     source = inspect.getsource(keras.Model.fit)

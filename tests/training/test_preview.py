@@ -28,6 +28,18 @@ def test_rows_of_arrays() -> None:
     np.testing.assert_array_equal(found[1], Y[:8])
 
 
+def test_rows_of_a_batch() -> None:
+    """Copies of the first rows; what is no dense array is left alone."""
+    batch = ({"a": X, "b": tf.constant(Y)}, Y)
+    found = preview.rows_of_batch(batch)
+    np.testing.assert_array_equal(found["a"], X[:8])
+    np.testing.assert_array_equal(found["b"], Y[:8])
+    assert not np.shares_memory(found["a"], X)
+    sparse = tf.sparse.from_dense(X)
+    assert preview.rows_of_batch(({"a": X, "b": sparse}, Y)) is None
+    assert preview.rows_of_batch((3.0,)) is None
+
+
 @pytest.mark.parametrize(
     ("made", "rows"),
     [
