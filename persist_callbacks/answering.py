@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from persist_callbacks.capturing import Capturer, Snapshot
 from persist_callbacks.errors import (
     NoSoundCheckpoint,
     PersistError,
@@ -21,7 +22,7 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.interruptions import Interruptions, Request
 from persist_callbacks.recovery import Recovery
-from persist_callbacks.saving import Capturer, Saver, Snapshot, poisoned_weights
+from persist_callbacks.saving import Saver, poisoned_weights
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import finiteness
 

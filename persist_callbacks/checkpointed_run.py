@@ -17,6 +17,7 @@ import numpy as np
 
 from persist_callbacks import environment, tracing
 from persist_callbacks.answering import Answerer, OnNan, Poisoning
+from persist_callbacks.capturing import Boundary, Capturer, Snapshot
 from persist_callbacks.errors import (
     CheckpointNotFound,
     NothingToResume,
@@ -27,7 +28,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.interruptions import Interruptions
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
-from persist_callbacks.saving import Boundary, Capturer, Keep, Saver, Snapshot
+from persist_callbacks.saving import Keep, Saver
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store

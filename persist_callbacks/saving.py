@@ -1,4 +1,4 @@
-"""From live training to a checkpoint on disk: capture first, write behind training."""
+"""From a snapshot to a checkpoint on disk, written behind training."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import keras
 import numpy as np
 
+from persist_callbacks.capturing import Snapshot
 from persist_callbacks.errors import (
     ArgumentError,
     PersistError,
@@ -41,26 +42,15 @@ from persist_callbacks.storage.staging import Staged
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import Outcome, Writer
 from persist_callbacks.training import (
-    callback_state,
-    data_position,
     finiteness,
     json_values,
-    randomness,
-    variables,
 )
 from persist_callbacks.training import state as training_state
-from persist_callbacks.training.fit_data import Beginning, FitData, Passed
-from persist_callbacks.training.references import References
-from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 
 # Until a save has been measured, its cost is taken from its size: a modest disk and the
 # fixed cost of syncing a handful of files.
 _BYTES_PER_SECOND = 200e6
 _FIXED_SECONDS = 0.05
-# What the state of an iterator may hold of the data unless the user says otherwise:
-# some tens of milliseconds of the train thread, or little beside the variables.
-_LARGEST_DATA = 8_000_000
-_LARGEST_DATA_SHARE = 0.1
 
 
 @dataclass(frozen=True)
@@ -76,232 +66,6 @@ class Keep:
     last: int
     best: int
     every_seconds: float | None
-
-
-@dataclass(frozen=True)
-class Boundary:
-    """Where the loop stands and what it holds there: what a snapshot is taken of.
-
-    Args:
-        position: the step that comes next.
-        iterator: fit's iterator; None in a loop that is not fit's, and after the last
-            epoch, where fit would make another for the next.
-        drawn: batches drawn from it.
-        passed: how often the data were begun anew so far.
-        data: the data that the iterator goes through, None in a loop that is not fit's.
-        last_logs: logs of the last step.
-        batches_per_epoch: as far as known.
-        score: the monitored value, at the end of an epoch.
-        stopped: whether training was told to stop.
-        epochs: how many were asked for.
-        in_validation: whether the epoch's validation comes next.
-        settings: what the script has asked for.
-        validation: what the next iterator over the validation data begins with.
-    """
-
-    position: Position
-    iterator: Any
-    drawn: int
-    passed: Passed
-    data: FitData | None
-    last_logs: dict[str, Any]
-    batches_per_epoch: int | None
-    score: Score | None = None
-    stopped: bool = False
-    epochs: int | None = None
-    in_validation: bool = False
-    settings: Mapping[str, str] = field(default_factory=dict)
-    validation: Beginning | None = None
-
-
-@dataclass
-class Snapshot:
-    """A captured step boundary; nothing that training does later changes it.
-
-    Args:
-        state: all that is not a tensor, but for the last logs.
-        tensors: all that is, by key; emptied when it is written.
-        last_logs: logs of the last step, maybe still tensors: turned into numbers by
-            whoever writes, so that the train thread does not wait for a device.
-        fingerprint: the architecture's.
-        score: the monitored value.
-        finished: whether the run has ended by itself.
-        meta: the serialised MetaGraphDef, None if the model cannot be traced.
-        further_keys: keys that tensors are to be found under too, to their own.
-        watched: keys whose values must be finite, see `finiteness.watched`.
-        frozen: keys of what training is not expected to change.
-    """
-
-    state: TrainingState
-    tensors: dict[str, Any]
-    last_logs: dict[str, Any]
-    fingerprint: str
-    score: Score | None
-    finished: bool
-    meta: bytes | None
-    further_keys: Mapping[str, str]
-    watched: Mapping[str, bool] = field(default_factory=dict)
-    frozen: frozenset[str] = frozenset()
-
-
-class Capturer:
-    """Takes snapshots of a model and its callbacks.
-
-    Args:
-        model: the Keras model.
-        callbacks: gives the callbacks whose state is taken.
-        meta: gives the MetaGraphDef once the model is built.
-        data_state: by which way the position in the data is taken.
-
-    Attributes:
-        size: bytes of all variables, as of the last `refresh`.
-        watched: keys whose values must be finite, as of then.
-    """
-
-    def __init__(
-        self,
-        model: Any,
-        callbacks: Callable[[], Sequence[Any]],
-        meta: Callable[[], bytes | None],
-        data_state: data_position.Way,
-    ) -> None:
-        self._model = model
-        self._callbacks = callbacks
-        self._meta = meta
-        self._locator = data_position.Locator(data_state)
-        self._live: list[variables.LiveVariable] = []
-        self._references: References | None = None
-        self._glance: tuple[int, ...] | None = None
-        self._object_graph = variables.ObjectGraph()
-        self._fingerprint = ""
-        self._frozen: frozenset[str] = frozenset()
-        self.watched: Mapping[str, bool] = {}
-        self.size = 0
-
-    def refresh(self) -> None:
-        """Look for variables anew: before the first capture of an epoch, say."""
-        glance = variables.glance(self._model)
-        if glance is not None and glance == self._glance:
-            return
-        self._glance = glance
-        live = variables.collect(self._model, randomness.seed_variables())
-        if variables.infos(live) == variables.infos(self._live) and all(
-            ours.variable is theirs.variable
-            for ours, theirs in zip(live, self._live, strict=True)
-        ):
-            return
-        self._live, self._references = live, References(live)
-        self.size = sum(
-            item.variable.dtype.size * math.prod(item.info.shape) for item in live
-        )
-        self.watched = finiteness.watched(live)
-        self._frozen = variables.frozen(self._model, live)
-        self._object_graph = variables.object_graph(self._model, live)
-        self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
-
-    def values(self) -> dict[str, Any]:
-        """Take references to all variables, and nothing else."""
-        if self._references is None:
-            self.refresh()
-        assert self._references is not None
-        return self._references.take()
-
-    def take(self, boundary: Boundary) -> Snapshot:
-        """Take a snapshot of a step boundary; runs on the train thread.
-
-        Args:
-            boundary: where the loop stands.
-
-        Returns:
-            The snapshot, for `write`.
-        """
-        tensors = self.values()
-        objects = self._object_graph
-        tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
-        tensors.setdefault("save_counter", np.int64(objects.save_counter))
-        largest = max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size))
-        if boundary.data is not None and boundary.iterator is None:
-            data, data_tensors = self._locator.take_end(
-                boundary.passed, boundary.data, largest=largest
-            )
-        else:
-            data, data_tensors = self._locator.take(
-                boundary.iterator,
-                boundary.drawn,
-                boundary.passed,
-                boundary.data,
-                largest=largest,
-            )
-        if boundary.validation is not None:
-            began = boundary.validation
-            data = dataclasses.replace(
-                data,
-                validation_variables=len(began.variables),
-                validation_own=began.own,
-            )
-            tensors.update(zip(data.validation_keys(), began.variables, strict=True))
-        states, arrays = callback_state.capture(self._callbacks())
-        tensors.update(data_tensors)
-        tensors.update(arrays)
-        state = TrainingState(
-            position=boundary.position,
-            data=data,
-            variables=variables.infos(self._live),
-            random=randomness.capture(),
-            callbacks=tuple(states),
-            batches_per_epoch=boundary.batches_per_epoch,
-            stopped=boundary.stopped,
-            epochs=boundary.epochs,
-            in_validation=boundary.in_validation,
-            settings=dict(boundary.settings),
-        )
-        return Snapshot(
-            state=state,
-            tensors=tensors,
-            last_logs=boundary.last_logs,
-            fingerprint=self._fingerprint,
-            score=boundary.score,
-            finished=False,
-            meta=self._meta(),
-            further_keys=objects.keys,
-            watched=self.watched,
-            frozen=self._frozen,
-        )
-
-    def finish(self, last: Snapshot) -> Snapshot:
-        """Complete the snapshot of the last epoch's end with what train end has done.
-
-        An average or the best weights may have been put into the model since. The
-        checkpoint's variables are those that the user is left with; the values that
-        further training depends on are kept beside them.
-
-        Args:
-            last: taken when the last epoch had ended.
-
-        Returns:
-            The snapshot to write.
-        """
-        tensors = dict(last.tensors)
-        replaced = []
-        for key, value in self.values().items():
-            before = last.tensors.get(key)
-            if before is not None and not _same_bits(before, value):
-                tensors[BEFORE_TRAIN_END + key] = before
-                replaced.append(key)
-            tensors[key] = value
-        state = dataclasses.replace(last.state, replaced_at_end=tuple(replaced))
-        return Snapshot(
-            state=state,
-            tensors=tensors,
-            last_logs=last.last_logs,
-            fingerprint=last.fingerprint,
-            score=last.score,
-            finished=True,
-            meta=last.meta,
-            further_keys=last.further_keys,
-            watched=last.watched,
-            frozen=last.frozen,
-        )
 
 
 @dataclass(frozen=True)
@@ -353,6 +117,8 @@ def write(
         PoisonedWeights: there are NaNs in it; nothing was written.
     """
     begun = time.monotonic()
+    if not snapshot.is_whole:
+        raise RuntimeError("write: the snapshot has been written, or half so")
     poisoned = finiteness.poisoned(snapshot.tensors, snapshot.watched)
     if poisoned:
         raise poisoned_weights(store.directory, poisoned, snapshot.state.position.step)
@@ -820,17 +586,3 @@ def _plain(value: Any) -> Any:
         array = keras.ops.convert_to_numpy(value)
         return float(array) if np.ndim(array) == 0 else array
     return value
-
-
-def _same_bits(one: Any, other: Any) -> bool:
-    left, right = np.asarray(one), np.asarray(other)
-    if (left.dtype, left.shape) != (right.dtype, right.shape):
-        return False
-    # Two reads of a variable that nobody has written to share one buffer.
-    if left.ctypes.data == right.ctypes.data:
-        return True
-    return bool(np.array_equal(_bytes(left), _bytes(right)))
-
-
-def _bytes(array: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
