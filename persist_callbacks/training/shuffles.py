@@ -28,7 +28,8 @@ _KINDS = ("ShuffleDataset", "RandomDataset")
 _PATH = re.compile(rb"Iterator::Root([\w:\[\]]*)@@")
 _INSIDE_CACHE = b"::MemoryCacheImpl"
 _MARKS = (b"::Shuffle", b"::ShuffleAndRepeat", b"::Random:epoch_num_random_samples")
-_CACHE = b"::MemoryCache"
+# While it is filled, the first is missing in some versions.
+_CACHE = (b"::MemoryCache", b"::MemoryCacheImpl")
 
 
 @dataclass(frozen=True)
