@@ -235,7 +235,9 @@ class Poisoning:
         """
         error, self._saver.poisoned = self._saver.poisoned, None
         if error is None and self._loss_is_lost(logs):
-            keys = finiteness.poisoned(self._capturer.values(), self._capturer.watched)
+            keys = finiteness.poisoned(
+                self._capturer.values().open(), self._capturer.watched
+            )
             if keys:
                 error = poisoned_weights(self._store.directory, keys, step)
         if error is not None:

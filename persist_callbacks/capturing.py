@@ -20,7 +20,7 @@ from persist_callbacks.training import (
     variables,
 )
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
-from persist_callbacks.training.references import References
+from persist_callbacks.training.references import References, Taken
 from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 
 # What the state of an iterator may hold of the data unless the user says otherwise:
@@ -71,7 +71,8 @@ class Snapshot:
 
     Args:
         state: all that is not a tensor, but for the last logs.
-        tensors: all that is, by key; emptied when it is written.
+        tensors: all that is, by key, the variables after `open`; emptied when it is
+            written.
         last_logs: logs of the last step, maybe still tensors: turned into numbers by
             whoever writes, so that the train thread does not wait for a device.
         fingerprint: the architecture's.
@@ -81,6 +82,8 @@ class Snapshot:
         further_keys: keys that tensors are to be found under too, to their own.
         watched: keys whose values must be finite, see `finiteness.watched`.
         frozen: keys of what training is not expected to change.
+        taken: the variables' values until `open`, which is for whoever needs them: it
+            would hold up the train thread.
     """
 
     state: TrainingState
@@ -93,6 +96,13 @@ class Snapshot:
     further_keys: Mapping[str, str]
     watched: Mapping[str, bool] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    taken: Taken | None = None
+
+    def open(self) -> None:
+        """Put the variables' values among the tensors."""
+        taken, self.taken = self.taken, None
+        if taken is not None:
+            self.tensors.update(taken.open())
 
     @property
     def is_whole(self) -> bool:
@@ -155,7 +165,7 @@ class Capturer:
         self._object_graph = variables.object_graph(self._model, live)
         self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
 
-    def values(self) -> dict[str, Any]:
+    def values(self) -> Taken:
         """Take references to all variables, and nothing else."""
         if self._references is None:
             self.refresh()
@@ -171,10 +181,11 @@ class Capturer:
         Returns:
             The snapshot, for `write`.
         """
-        tensors = self.values()
+        taken = self.values()
         objects = self._object_graph
+        # A variable of that name comes over it.
+        tensors: dict[str, Any] = {"save_counter": np.int64(objects.save_counter)}
         tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
-        tensors.setdefault("save_counter", np.int64(objects.save_counter))
         largest = max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size))
         if boundary.data is not None and boundary.iterator is None:
             data, data_tensors = self._locator.take_end(
@@ -222,6 +233,7 @@ class Capturer:
             further_keys=objects.keys,
             watched=self.watched,
             frozen=self._frozen,
+            taken=taken,
         )
 
     def finish(self, last: Snapshot) -> Snapshot:
@@ -237,9 +249,10 @@ class Capturer:
         Returns:
             The snapshot to write.
         """
+        last.open()
         tensors = dict(last.tensors)
         replaced = []
-        for key, value in self.values().items():
+        for key, value in self.values().open().items():
             before = last.tensors.get(key)
             if before is not None and not _same_bits(before, value):
                 tensors[BEFORE_TRAIN_END + key] = before

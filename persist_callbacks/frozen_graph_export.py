@@ -181,7 +181,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         live = variables.collect(self.model)
         before = None
         if self._which == "best":
-            before = References(live).take()
+            before = References(live).take().open()
             self._put_best_into_model()
         try:
             export = self._build(live)

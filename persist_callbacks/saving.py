@@ -114,14 +114,12 @@ def write(
         The committed checkpoint, durable.
 
     Raises:
-        PoisonedWeights: there are NaNs in it; nothing was written.
+        PoisonedWeights: there are NaNs in it; no checkpoint was made.
     """
     begun = time.monotonic()
+    snapshot.open()
     if not snapshot.is_whole:
         raise RuntimeError("write: the snapshot has been written, or half so")
-    poisoned = finiteness.poisoned(snapshot.tensors, snapshot.watched)
-    if poisoned:
-        raise poisoned_weights(store.directory, poisoned, snapshot.state.position.step)
     state = dataclasses.replace(
         snapshot.state, last_logs=_encoded_logs(snapshot.last_logs)
     )
@@ -140,6 +138,7 @@ def write(
             further_keys=snapshot.further_keys,
             before=before.written,
             frozen=snapshot.frozen,
+            look=functools.partial(_refuse_poison, store, snapshot),
         )
         staged.write(STATE, training_state.to_json(state))
         stamp = None
@@ -157,7 +156,9 @@ def write(
         # The error that counts is this one; what is left is swept at the next start.
         with contextlib.suppress(OSError, PersistError):
             store.abandon(staged)
-        _note_failure(store, error)
+        # Of poison the journal is told by who decides what becomes of it.
+        if not isinstance(error, PoisonedWeights):
+            _note_failure(store, error)
         raise
     files = Files(written.moved_to(committed.path), snapshot.meta, stamp)
     try:
@@ -189,6 +190,17 @@ def _write_meta(staged: Staged, meta: bytes, before: Files) -> Stamp:
     if not shared:
         staged.write(META, meta)
     return sharing.stamp_of(path)
+
+
+def _refuse_poison(store: Store, snapshot: Snapshot, key: str, block: Any) -> None:
+    """Look at numbers just before they are written, while they are at hand."""
+    watched = snapshot.watched
+    if key not in watched or finiteness.is_sound(block, watched[key]):
+        return
+    # What was written before it was sound; the rest is still there.
+    found = {key, *finiteness.poisoned(snapshot.tensors, watched)}
+    keys = [each for each in watched if each in found]
+    raise poisoned_weights(store.directory, keys, snapshot.state.position.step)
 
 
 def poisoned_weights(where: object, keys: Sequence[str], step: int) -> PoisonedWeights:

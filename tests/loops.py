@@ -148,7 +148,6 @@ def save_at_once(patch: pytest.MonkeyPatch) -> None:
 
     def submit_and_wait(writer, job):
         submit(writer, job)
-        writer.close()
-        writer._closed = False
+        writer.wait()
 
     patch.setattr(Writer, "submit", submit_and_wait)

@@ -27,6 +27,9 @@ FACES = {
 # The format's own modules: what is asked for, its index, its data.
 SPEAKS_CKPT = {"storage.bundle", "storage.bundle_index", "storage.shards"}
 
+# Copies memory without holding the interpreter's lock.
+USES_NUMPY = SPEAKS_CKPT | {"storage.streams"}
+
 # Names that change what lies under a path, wherever they are called from.
 _REMOVING = {"rename", "renames", "remove", "removedirs", "unlink", "rmdir", "rmtree"}
 _SYNCING = {"fsync", "fdatasync", "sync"}
@@ -133,7 +136,9 @@ def misplaced_libraries(modules: dict[str, str]) -> list[str]:
                 "records": {"keras", "tensorflow"},
             }.get(room, set())
             if room == "storage" and name not in SPEAKS_CKPT:
-                banned = {"keras", "tensorflow", "numpy"}
+                banned = {"keras", "tensorflow"}
+            if room == "storage" and name not in USES_NUMPY:
+                banned |= {"numpy"}
             if library in banned or library in ("pickle", "cloudpickle", "dill"):
                 found.append(f"{name} imports {target}")
     return found

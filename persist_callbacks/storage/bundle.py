@@ -17,10 +17,10 @@ from typing import Any
 
 from persist_callbacks.errors import CheckpointDamaged, SaveFailed, TensorNotFound
 from persist_callbacks.records import TensorInfo
-from persist_callbacks.storage import bundle_index, durable, sharing
+from persist_callbacks.storage import bundle_index, durable, shards, sharing
 from persist_callbacks.storage.layout import INDEX, LARGEST
 from persist_callbacks.storage.reading import read_plain
-from persist_callbacks.storage.shards import Shard, ShardWriter
+from persist_callbacks.storage.shards import Look, Shard, ShardWriter
 from persist_callbacks.storage.sharing import Part, Written
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -46,6 +46,7 @@ def write(
     further_keys: Mapping[str, str] | None = None,
     before: Written | None = None,
     frozen: Collection[str] = (),
+    look: Look | None = None,
 ) -> Written:
     """Write tensors as a CKPT; runs on any thread.
 
@@ -61,6 +62,8 @@ def write(
         before: what was written last; files of it are shared where nothing in them has
             changed.
         frozen: keys of what is not expected to change.
+        look: is shown each block of a plain tensor that is written; what it raises ends
+            the writing.
 
     Returns:
         What was written, for the next time.
@@ -71,7 +74,7 @@ def write(
     import tensorflow as tf
 
     try:
-        return _write(Path(prefix), tensors, further_keys or {}, before, frozen)
+        return _write(Path(prefix), tensors, further_keys or {}, before, frozen, look)
     except (tf.errors.OpError, OSError) as error:
         said = getattr(error, "message", None) or getattr(error, "strerror", None)
         reason = said or str(error)
@@ -89,6 +92,7 @@ def _write(
     further_keys: Mapping[str, str],
     before: Written | None,
     frozen: Collection[str],
+    look: Look | None,
 ) -> Written:
     plan = sharing.plan(tensors, before, frozen)
     # As few files as there can be, and no fewer than one.
@@ -110,13 +114,13 @@ def _write(
             shard = part.shard
             linked += shard.size
         else:
-            shard = _write_shard(path, tuple(part.shard.extents), tensors)
+            shard = _write_shard(path, tuple(part.shard.extents), tensors, look)
         parts.append(Part(path.name, shard, sharing.stamp_of(path), settled=True))
     written = []
     for number, (keys, settled) in enumerate(groups):
         path = prefix.with_name(name(number))
         odd = () if settled else plan.odd
-        shard = _write_shard(path, keys, tensors, odd)
+        shard = _write_shard(path, keys, tensors, look, odd)
         written.append(Part(path.name, shard, sharing.stamp_of(path), settled))
     parts = written + parts
     bundle_index.write(
@@ -131,9 +135,11 @@ def _write_shard(
     path: Path,
     keys: Sequence[str],
     tensors: MutableMapping[str, Any],
+    look: Look | None,
     odd: Sequence[str] = (),
 ) -> Shard:
-    with ShardWriter(path) as writer:
+    expected = sum(shards.size_of(tensors[key]) for key in keys)
+    with ShardWriter(path, expected, look) as writer:
         for key in keys:
             writer.add(key, tensors.pop(key))
         if odd:

@@ -1,9 +1,9 @@
 """Data shards of a CKPT: the bytes of tensors end to end, each with its checksum.
 
 TensorFlow's own writer copies every tensor through a small buffer, at several times the
-cost of what the system needs to take the bytes. Here each block is checksummed while it
-is in the processor's cache, and handed to the system from where it lies; both are done
-without the interpreter's lock, and training goes on meanwhile.
+cost of what the system needs to take the bytes. Here each block is checksummed, looked
+at and copied while it is in the processor's cache, so that it comes from memory only
+once; all without the interpreter's lock, and training goes on meanwhile.
 
 NumPy and TensorFlow are imported inside the functions, as in `bundle`.
 
@@ -13,8 +13,7 @@ values in row-major order, and of each tensor a masked CRC-32C in the index.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,11 +21,16 @@ from typing import TYPE_CHECKING, Any
 import crc32c
 import xxhash
 
+from persist_callbacks.storage.streams import open_stream
+
 if TYPE_CHECKING:
     import numpy as np
 
-# Small enough to stay in the cache between the checksums and the system's copy.
-_BLOCK = 1024**2
+# Small enough to stay in the cache from the first look at it to its copy.
+_BLOCK = 512 * 1024
+
+# Is shown each block of a tensor as it is written: its key, and numbers in a row.
+Look = Callable[[str, "np.ndarray[Any, Any]"], None]
 # These have formats of their own in a bundle, or one on disk that is not the memory's.
 _NOT_PLAIN = ("string", "object", "variant", "resource", "int4", "uint4", "int2")
 
@@ -81,13 +85,17 @@ class ShardWriter:
 
     Args:
         path: of the file, which is not there yet.
+        expected: bytes that it is going to hold, more or less.
+        look: is shown each block of a plain tensor before it is written; what it raises
+            ends the writing.
 
     Raises:
         OSError: the system refused, here or later.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by __exit__
+    def __init__(self, path: Path, expected: int = 0, look: Look | None = None) -> None:
+        self._stream = open_stream(path, expected)
+        self._look = look
         self._digest = xxhash.xxh3_128()
         self._extents: dict[str, Extent] = {}
         self._offset = 0
@@ -96,14 +104,18 @@ class ShardWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._file.close()
+        self._stream.close()
 
     def add(self, key: str, value: Any) -> None:
         """Write a plain tensor."""
         array, crc = _array(value), 0
         for block in _blocks(array):
-            crc = crc32c.crc32c(block, crc)
-            self._put(block)
+            data = _bytes(block)
+            # First what goes through memory straight on: it brings the block in.
+            crc = crc32c.crc32c(data.data, crc)
+            if self._look is not None:
+                self._look(key, block)
+            self._put(data)
         self._extents[key] = Extent(
             _dtype_of(value), array.shape, self._offset, array.nbytes, masked(crc)
         )
@@ -111,22 +123,24 @@ class ShardWriter:
 
     def add_file(self, path: Path, extents: dict[str, Extent]) -> None:
         """Take over another file, all of its bytes, and what lies in it."""
+        import numpy as np
+
         for key, e in extents.items():
             offset = e.offset + self._offset
             self._extents[key] = Extent(e.dtype, e.shape, offset, e.size, e.crc)
         with open(path, "rb", buffering=0) as source:
             while block := source.read(_BLOCK):
-                self._put(memoryview(block))
+                self._put(np.frombuffer(block, np.uint8))
                 self._offset += len(block)
 
     def shard(self) -> Shard:
-        """Say what the file holds."""
+        """Hand all to the system, and say what the file holds."""
+        self._stream.finish()
         return Shard(self._extents, self._offset, self._digest.hexdigest())
 
-    def _put(self, block: memoryview) -> None:
-        self._digest.update(block)
-        while block:
-            block = block[os.write(self._file.fileno(), block) :]
+    def _put(self, data: np.ndarray[Any, np.dtype[np.uint8]]) -> None:
+        self._digest.update(data.data)
+        self._stream.write(data)
 
 
 def digest_of(values: Iterable[Any]) -> str:
@@ -134,7 +148,7 @@ def digest_of(values: Iterable[Any]) -> str:
     digest = xxhash.xxh3_128()
     for value in values:
         for block in _blocks(_array(value)):
-            digest.update(block)
+            digest.update(_bytes(block).data)
     return str(digest.hexdigest())
 
 
@@ -142,7 +156,7 @@ def crc_of(value: Any) -> int:
     """Give the masked CRC-32C of a plain tensor's bytes."""
     crc = 0
     for block in _blocks(_array(value)):
-        crc = crc32c.crc32c(block, crc)
+        crc = crc32c.crc32c(_bytes(block).data, crc)
     return masked(crc)
 
 
@@ -163,13 +177,19 @@ def _array(value: Any) -> np.ndarray[Any, Any]:
     return np.asarray(value)
 
 
-def _blocks(array: np.ndarray[Any, Any]) -> Iterable[memoryview]:
+def _blocks(array: np.ndarray[Any, Any]) -> Iterable[np.ndarray[Any, Any]]:
     import numpy as np
 
-    flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    data: memoryview = flat.data
-    for begin in range(0, len(data), _BLOCK):
-        yield data[begin : begin + _BLOCK]
+    flat = np.ascontiguousarray(array).reshape(-1)
+    each = max(1, _BLOCK // flat.itemsize)
+    for begin in range(0, flat.size, each):
+        yield flat[begin : begin + each]
+
+
+def _bytes(block: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    import numpy as np
+
+    return block.view(np.uint8)
 
 
 def _dtype_of(value: Any) -> int:

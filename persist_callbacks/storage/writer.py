@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import atexit
 import functools
+import os
+import queue
 import threading
 import time
 import traceback
+import weakref
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Generic, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
 THREAD_NAME = "persist_callbacks-writer"
 EXIT_SECONDS = 300.0
+# Waking a thread that waits holds up the train thread for a tenth of what making one
+# does; one that waits in vain goes away by itself.
+LINGER_SECONDS = 10.0
 _LET_GO = 0.001
 
 
@@ -45,19 +51,20 @@ class Outcome(Generic[T]):
 class Writer(Generic[T]):
     """Runs jobs behind the train thread, one in flight.
 
-    Each job gets a fresh thread: between jobs there is none to leak when `fit` ends
-    with an exception and nobody calls `close`. All methods are for the train thread.
+    Its thread waits some seconds for a further job, and ends then, so that none is left
+    for good when `fit` ends with an exception and nobody calls `close`. All methods are
+    for the train thread.
     """
 
     def __init__(self) -> None:
-        self._thread: threading.Thread | None = None
-        self._outcomes: deque[Outcome[T]] = deque()
+        self._line: _Line[T] = _Line()
+        self._last: _Job[T] | None = None
         self._closed = False
 
     @property
     def busy(self) -> bool:
         """Whether a job is in flight."""
-        return self._thread is not None and self._thread.is_alive()
+        return self._last is not None and self._last.is_in_flight
 
     def submit(self, job: Callable[[], T]) -> None:
         """Run a job in the background; returns at once.
@@ -72,18 +79,31 @@ class Writer(Generic[T]):
         if self.busy:
             raise RuntimeError("submit: a job is in flight; ask busy first")
         _wait_at_exit()
-        box = [job]
+        entry: _Job[T] = _Job([job])
         del job
+        line = self._line
+        with line.lock:
+            line.jobs.put(entry)
+            is_served, line.is_served = line.is_served, True
+        self._last = entry
+        _IN_FLIGHT.add(entry)
+        if is_served:
+            return
         thread = threading.Thread(
-            target=_run, args=(box, self._outcomes), name=THREAD_NAME, daemon=True
+            target=_serve, args=(line,), name=THREAD_NAME, daemon=True
         )
-        # Where there is no thread to be had, there is none to wait for.
-        thread.start()
-        self._thread = thread
+        try:
+            thread.start()
+        except BaseException:
+            # Where there is no thread to be had, there is none to wait for.
+            self._last, self._line = None, _Line()
+            _IN_FLIGHT.discard(entry)
+            raise
 
     def collect(self) -> Outcome[T] | None:
         """Hand over the oldest outcome not handed over yet, without waiting."""
-        return self._outcomes.popleft() if self._outcomes else None
+        outcomes = self._line.outcomes
+        return outcomes.popleft() if outcomes else None
 
     def drain(self, timeout: float | None = None) -> Outcome[T] | None:
         """Wait for the job in flight, then hand over an outcome as `collect` does.
@@ -94,33 +114,96 @@ class Writer(Generic[T]):
         Returns:
             None where there is no outcome; `busy` tells whether that was the timeout.
         """
-        if self._thread is not None:
-            self._thread.join(timeout)
+        self.wait(timeout)
         return self.collect()
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait for the job in flight; its outcome stays to be collected.
+
+        Args:
+            timeout: as for `drain`.
+        """
+        if self._last is not None and self._last.is_in_flight:
+            self._last.done.wait(timeout)
 
     def abandon(self) -> None:
         """Wait no more for the job in flight, neither here nor when the process ends.
 
         What it had staged is swept up by whoever opens the store next.
         """
-        if self._thread is not None:
-            self._thread.name = f"{THREAD_NAME}, abandoned"
-            self._thread = None
-        self._closed = True
+        if self._last is not None:
+            _IN_FLIGHT.discard(self._last)
+            self._last = None
+        self._end()
 
     def close(self) -> None:
         """Wait for the job in flight and take no more; its outcome can be collected."""
-        self._closed = True
-        if self._thread is not None:
-            self._thread.join()
+        self._end()
+        self.wait()
+
+    def _end(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._line.jobs.put(None)
 
 
-def _run(box: list[Callable[[], T]], outcomes: deque[Outcome[T]]) -> None:
-    job = box.pop()
-    begun = time.monotonic()
+@dataclass(eq=False)
+class _Job(Generic[T]):
+    """What is to be run, in a box that is emptied when it begins."""
+
+    box: list[Callable[[], T]]
+    done: threading.Event = field(default_factory=threading.Event)
+    process: int = field(default_factory=os.getpid)
+
+    @property
+    def is_in_flight(self) -> bool:
+        """Whether there is something to wait for: a forked child has no such thread."""
+        return not self.done.is_set() and self.process == os.getpid()
+
+
+@dataclass(eq=False)
+class _Line(Generic[T]):
+    """What a writer and its thread share.
+
+    Args:
+        jobs: to be run; None ends the thread.
+        outcomes: of those that have run.
+        lock: held to put a job in, and to leave for want of one.
+        is_served: whether there is a thread that takes the next one.
+    """
+
+    jobs: queue.SimpleQueue[_Job[T] | None] = field(default_factory=queue.SimpleQueue)
+    outcomes: deque[Outcome[T]] = field(default_factory=deque)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    is_served: bool = False
+
+
+# Jobs that the interpreter's exit waits for.
+_IN_FLIGHT: weakref.WeakSet[_Job[Any]] = weakref.WeakSet()
+
+
+def _serve(line: _Line[T]) -> None:
     # A new thread comes into being with the interpreter's lock, and would keep it from
     # the train thread for some milliseconds.
     time.sleep(_LET_GO)
+    while True:
+        try:
+            job = line.jobs.get(timeout=LINGER_SECONDS)
+        except queue.Empty:
+            with line.lock:
+                if not line.jobs.empty():
+                    continue
+                line.is_served = False
+                return
+        if job is None:
+            return
+        _run(job, line.outcomes)
+        del job
+
+
+def _run(entry: _Job[T], outcomes: deque[Outcome[T]]) -> None:
+    job = entry.box.pop()
+    begun = time.monotonic()
     value: T | None = None
     error: BaseException | None = None
     trace = ""
@@ -132,6 +215,8 @@ def _run(box: list[Callable[[], T]], outcomes: deque[Outcome[T]]) -> None:
         _forget_frames(raised)
     del job
     outcomes.append(Outcome(value, error, time.monotonic() - begun, trace))
+    _IN_FLIGHT.discard(entry)
+    entry.done.set()
 
 
 def _forget_frames(error: BaseException) -> None:
@@ -167,6 +252,5 @@ def _wait_at_exit() -> None:
 
 def _join_all() -> None:
     deadline = time.monotonic() + EXIT_SECONDS
-    for thread in threading.enumerate():
-        if thread.name == THREAD_NAME:
-            thread.join(max(0.0, deadline - time.monotonic()))
+    for job in [job for job in _IN_FLIGHT if job.is_in_flight]:
+        job.done.wait(max(0.0, deadline - time.monotonic()))

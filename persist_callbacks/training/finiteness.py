@@ -43,11 +43,17 @@ def poisoned(tensors: Mapping[str, Any], keys: Mapping[str, bool]) -> list[str]:
     return [
         key
         for key, infinities_too in keys.items()
-        if key in tensors and not _is_sound(np.asarray(tensors[key]), infinities_too)
+        if key in tensors and not is_sound(np.asarray(tensors[key]), infinities_too)
     ]
 
 
-def _is_sound(value: np.ndarray[Any, Any], infinities_too: bool) -> bool:
+def is_sound(value: np.ndarray[Any, Any], infinities_too: bool) -> bool:
+    """Whether the numbers of a variable, or some of them, are what they should be.
+
+    Args:
+        value: of any shape and floating-point dtype.
+        infinities_too: whether an infinity is as bad as a NaN.
+    """
     with np.errstate(all="ignore"):
         if np.isfinite(value.sum(dtype=np.float32)):
             return True

@@ -9,6 +9,8 @@ How a value is taken is decided here, by where the variable is and how it is use
   which costs the same. A copy on the train thread would hold it for that long.
 - A sparse update (Embedding) leaves its variable in a mode in which each plain read
   copies it; that mode is switched off first, and the next sparse update copies instead.
+- Handles and values are handed to and from the graph as one packed tensor each: every
+  argument and result of a graph costs some microseconds at each capture.
 - In a device's memory, by one copy of all to the host, within one call: references
   would take up memory there, and one call for each variable would wait for each.
 - Where replicas hold parts of a sum, by adding them up.
@@ -16,12 +18,48 @@ How a value is taken is decided here, by where the variable is and how it is use
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from persist_callbacks.training.variables import LiveVariable, sums_replicas
+
+_HOST = "/job:localhost/replica:0/task:0/device:CPU:0"
+
+
+class Taken:
+    """Values that were taken; they never change, and are unpacked by who needs them.
+
+    Args:
+        values: those that are not packed.
+        keys: of those that are, in their order.
+        packed: the packed ones, None for none.
+        unpack: a function of the packed tensor.
+    """
+
+    def __init__(
+        self,
+        values: dict[str, Any],
+        keys: Sequence[str],
+        packed: Any,
+        unpack: Callable[[Any], Sequence[Any]],
+    ) -> None:
+        self._values, self._keys = values, keys
+        self._packed, self._unpack = packed, unpack
+
+    def open(self) -> dict[str, Any]:
+        """Hand the values over, once; on any thread.
+
+        Returns:
+            Eager tensors by key. Drop each as soon as it is written: while it is held,
+            the next update of its variable pays for a copy.
+        """
+        values, packed = self._values, self._packed
+        self._values, self._packed = {}, None
+        if packed is not None:
+            values.update(zip(self._keys, self._unpack(packed), strict=True))
+        return values
 
 
 class References:
@@ -34,39 +72,80 @@ class References:
     def __init__(self, live: Sequence[LiveVariable]) -> None:
         self._sums = [item for item in live if sums_replicas(item.variable)]
         read = [item for item in live if not sums_replicas(item.variable)]
-        self._keys = [item.info.key for item in read]
-        variables = [item.variable for item in read]
+        # The graph alone keeps no variable alive.
+        self._variables = [item.variable for item in read]
+        here = [item for item in read if _is_packable(item.variable)]
+        elsewhere = [item for item in read if not _is_packable(item.variable)]
+        self._keys = [item.info.key for item in [*here, *elsewhere]]
+        if not read:
+            return
+        variables = [item.variable for item in here]
+        others = [item.variable for item in elsewhere]
+        handles = _pack([variable.handle for variable in variables])
+        dtypes = [variable.dtype for variable in [*variables, *others]]
+        shapes = [variable.shape for variable in [*variables, *others]]
 
-        def take() -> list[Any]:
-            return [_value(variable) for variable in variables]
+        def take() -> Any:
+            unpacked = _unpack(handles, [tf.resource] * len(variables))
+            values = [
+                _value(handle, variable)
+                for handle, variable in zip(unpacked, variables, strict=True)
+            ]
+            values += [_value(variable.handle, variable) for variable in others]
+            return _pack(values)
 
-        # The function alone keeps no variable alive.
-        self._variables = variables
+        def unpack(packed: Any) -> Any:
+            return _unpack(packed, dtypes, shapes)
+
         self._take = tf.function(take, autograph=False).get_concrete_function()
-        # The first call makes it ready to run, which would hold up the first capture.
-        self._take()
+        # The first calls make them ready to run, which would hold up the first capture.
+        packed = self._take()
+        self._unpack = tf.function(unpack, autograph=False).get_concrete_function(
+            tf.TensorSpec.from_tensor(packed)
+        )
+        self._unpack(packed)
 
-    def take(self) -> dict[str, Any]:
-        """Take all values, on the train thread.
-
-        Returns:
-            Eager tensors by key, which never change. Drop each as soon as it is
-            written: while it is held, the next update of its variable pays for a copy.
-        """
-        values = dict(zip(self._keys, self._take(), strict=True))
-        for item in self._sums:
-            values[item.info.key] = item.variable.read_value()
-        return values
+    def take(self) -> Taken:
+        """Take all values, on the train thread."""
+        sums = {item.info.key: item.variable.read_value() for item in self._sums}
+        if not self._keys:
+            return Taken(sums, (), None, tuple)
+        return Taken(sums, self._keys, self._take(), self._unpack)
 
 
-def _value(variable: Any) -> Any:
-    handle = variable.handle
+def _value(handle: Any, variable: Any) -> Any:
     with tf.control_dependencies([tf.raw_ops.DisableCopyOnRead(resource=handle)]):
         value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
     if _is_on_host(variable):
         return value
-    with tf.device("/CPU:0"):
+    with tf.device(_HOST):
         return tf.identity(value)
+
+
+def _pack(tensors: Sequence[Any]) -> Any:
+    """Make one tensor that holds references to others; None of none."""
+    if not tensors:
+        return None
+    with tf.device(_HOST):
+        return tf.raw_ops.OptionalFromValue(components=tensors)
+
+
+def _unpack(packed: Any, dtypes: Sequence[Any], shapes: Any = None) -> Sequence[Any]:
+    if packed is None:
+        return []
+    with tf.device(_HOST):
+        values: Sequence[Any] = tf.raw_ops.OptionalGetValue(
+            optional=packed,
+            output_types=dtypes,
+            output_shapes=shapes or [()] * len(dtypes),
+        )
+    return values
+
+
+def _is_packable(variable: Any) -> bool:
+    """Whether its handle may go through a packed tensor, which hides where it is."""
+    device = str(variable.device)
+    return device in ("", _HOST)
 
 
 def _is_on_host(variable: Any) -> bool:

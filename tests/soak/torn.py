@@ -57,7 +57,7 @@ class Holder(keras.callbacks.Callback):
     def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
         self.seen += 1
         if self.seen == self._at:
-            self.held = References(variables.collect(self.model)).take()
+            self.held = References(variables.collect(self.model)).take().open()
             self.copies = {key: np.array(value) for key, value in self.held.items()}
 
     def torn(self) -> list[str]:
@@ -70,7 +70,7 @@ class Holder(keras.callbacks.Callback):
 
     def moved(self) -> int:
         """Count the variables that training has changed meanwhile."""
-        now = References(variables.collect(self.model)).take()
+        now = References(variables.collect(self.model)).take().open()
         return sum(
             np.asarray(now[key]).tobytes() != copy.tobytes()
             for key, copy in self.copies.items()

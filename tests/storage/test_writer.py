@@ -4,10 +4,12 @@ import gc
 import subprocess
 import sys
 import threading
+import time
 import weakref
 
 import pytest
 
+from persist_callbacks.storage import writer as writing
 from persist_callbacks.storage.writer import THREAD_NAME, Writer
 
 
@@ -119,12 +121,70 @@ def test_close_waits_and_then_takes_no_more() -> None:
     writer.close()
 
 
-def test_no_thread_is_left_between_jobs() -> None:
-    """A writer that nobody closes leaves nothing behind."""
+def threads() -> list[threading.Thread]:
+    return [each for each in threading.enumerate() if each.name == THREAD_NAME]
+
+
+def test_no_thread_is_left_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A writer that nobody closes leaves nothing behind, after a while."""
+    monkeypatch.setattr(writing, "LINGER_SECONDS", 0.05)
     writer: Writer[None] = Writer()
     writer.submit(lambda: None)
     writer.drain()
-    assert THREAD_NAME not in [thread.name for thread in threading.enumerate()]
+    for thread in threads():
+        thread.join(10.0)
+    assert not threads()
+    # The next job gets another one.
+    writer.submit(lambda: None)
+    outcome = writer.drain()
+    assert outcome is not None
+    assert outcome.error is None
+    writer.close()
+
+
+def test_one_thread_runs_jobs_that_follow_soon() -> None:
+    """It is woken for the next job, and gone at once after close."""
+    writer: Writer[int] = Writer()
+    ran = []
+    for _ in range(3):
+        writer.submit(threading.get_ident)
+        outcome = writer.drain()
+        assert outcome is not None
+        ran.append(outcome.result())
+    assert len(set(ran)) == 1
+    writer.close()
+    for thread in threads():
+        thread.join(10.0)
+    assert not threads()
+
+
+def test_no_job_is_lost_between_lingering_and_leaving(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However the two fall together, each job is run."""
+    monkeypatch.setattr(writing, "LINGER_SECONDS", 0.0005)
+    writer: Writer[int] = Writer()
+    for number in range(300):
+        writer.submit(lambda number=number: number)
+        outcome = writer.drain(timeout=10.0)
+        assert outcome is not None
+        assert outcome.result() == number
+        time.sleep(0.0001 * (number % 10))
+    writer.close()
+
+
+def test_an_abandoned_job_is_not_waited_for() -> None:
+    """Neither by close nor when the process ends."""
+    writer: Writer[None] = Writer()
+    gate = threading.Event()
+    writer.submit(lambda: gate.wait() and None)
+    writer.abandon()
+    writer.close()
+    assert not writer.busy
+    assert not list(writing._IN_FLIGHT)
+    gate.set()
+    for thread in threads():
+        thread.join(10.0)
 
 
 @pytest.mark.parametrize(

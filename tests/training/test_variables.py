@@ -140,7 +140,7 @@ def test_variables_that_keras_does_not_track():
     assert [item.info.shape for item in others] in ([(), (3,)], [(3,), ()])
     assert "other/count" in [item.info.key for item in others]
     layer = model.layers[0]
-    captured = References(others).take()
+    captured = References(others).take().open()
     layer.count.assign(5)
     expected = layer.generator.normal([2])
     variables.restore([(item.info.key, item) for item in others], captured)
@@ -182,7 +182,7 @@ def test_what_was_captured_does_not_change(build, kind, jit_compile):
     y = np.ones((16, 2), "float32")
     model.train_on_batch(x, y)
     live = variables.collect(model)
-    captured = References(live).take()
+    captured = References(live).take().open()
     held = {key: np.array(tensor, copy=True) for key, tensor in captured.items()}
     for _ in range(20):
         model.train_on_batch(x, y)
@@ -206,7 +206,7 @@ def test_disable_copy_on_read_keeps_an_embedding_from_being_copied():
     info = variables.VariableInfo("table", "model", (64, 8), "float32")
     references = References([variables.LiveVariable(info, variable)])
     variable.sparse_read([3])
-    one, other = references.take()["table"], references.take()["table"]
+    one, other = (references.take().open()["table"] for _ in range(2))
     assert np.asarray(one).ctypes.data == np.asarray(other).ctypes.data
     before = np.array(one)
     variable.scatter_update(tf.IndexedSlices(tf.ones([1, 8]), tf.constant([5])))
@@ -218,10 +218,13 @@ def test_what_is_on_another_device_comes_to_the_host():
     """By a copy, which nothing that happens there changes."""
     variable = tf.Variable(tf.range(5.0))
     elsewhere = SimpleNamespace(
-        handle=variable.handle, dtype=variable.dtype, device="/device:GPU:0"
+        handle=variable.handle,
+        dtype=variable.dtype,
+        shape=variable.shape,
+        device="/device:GPU:0",
     )
     info = variables.VariableInfo("x", "model", (5,), "float32")
-    taken = References([variables.LiveVariable(info, elsewhere)]).take()["x"]
+    taken = References([variables.LiveVariable(info, elsewhere)]).take().open()["x"]
     variable.assign_add(tf.ones(5))
     assert taken.device.endswith("CPU:0")
     np.testing.assert_array_equal(taken, np.arange(5.0))
