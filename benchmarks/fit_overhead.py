@@ -1,6 +1,7 @@
 """How much longer does a whole ``fit`` take with checkpoints, and what memory?
 
     python benchmarks/fit_overhead.py [--seconds 300] [--rounds 3] [--megabytes 100]
+                                      [--ways NAME ...]
 
 Each run is a process of its own: without checkpoints, with no trigger given, and with
 ``every_steps=1, max_overhead=0.01``; they take turns. All train the same number of
@@ -49,7 +50,8 @@ def train(way: str, megabytes: float, steps: int, seconds: float) -> None:
     count = max(1, round(megabytes * 1e6 / 4 / WIDTH**2 / 3))
     layers = [keras.layers.Dense(WIDTH, "relu") for _ in range(count)]
     model = keras.Sequential([keras.Input((WIDTH,)), *layers, keras.layers.Dense(1)])
-    model.compile("adam", "mse")
+    # So slow a rate keeps the numbers finite: of others no checkpoint is made.
+    model.compile(keras.optimizers.Adam(1e-6), "mse")
     x = np.random.default_rng(1).random((50 * BATCH, WIDTH), dtype="float32")
     model.fit(x[:BATCH], x[:BATCH, :1], verbose=0)
     size = sum(
@@ -105,19 +107,25 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=300.0)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--megabytes", type=float, default=100.0)
+    parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="beside none")
     parser.add_argument("--way", help=argparse.SUPPRESS)
     parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.way:
         train(given.way, given.megabytes, given.steps, given.seconds)
         return
-    steps = max(50, run("none", given, 0)["steps"] // 50 * 50)
-    names = list(WAYS)
-    found: dict[str, list[dict[str, Any]]] = {way: [] for way in WAYS}
+    # A short run tells how many steps the time is good for.
+    wanted, given.seconds = given.seconds, min(given.seconds, 20.0)
+    rate = run("none", given, 0)
+    steps = max(50, int(rate["steps"] * wanted / rate["wall"]) // 50 * 50)
+    names = [way for way in WAYS if way in ("none", *(given.ways or WAYS))]
+    found: dict[str, list[dict[str, Any]]] = {way: [] for way in names}
     for number in range(given.rounds):
         # In another order each time: the machine may be warming up.
-        for way in [*names[number % 4 :], *names[: number % 4]]:
+        first = number % len(names)
+        for way in [*names[first:], *names[:first]]:
             found[way].append(run(way, given, steps))
+            print(way, found[way][-1], flush=True)
     table = Table(
         "way", "s", "over none", "saves", "reported", "peak over none", "copies"
     )

@@ -42,9 +42,23 @@ KINDS = ("plain", "xla", "small variables", "embedding", "frozen")
 BATCH, WIDTH = 32, 1000
 
 
+class Many(keras.layers.Layer):
+    """A layer of many small weights: what counts is how many there are."""
+
+    def __init__(self, count: int, width: int) -> None:
+        super().__init__()
+        self._parts = [
+            self.add_weight(shape=(width, width), name=f"part_{number}")
+            for number in range(count)
+        ]
+
+    def call(self, x: Any) -> Any:
+        return x @ (tf.add_n([tf.convert_to_tensor(p) for p in self._parts]) * 0.01)
+
+
 def build(kind: str, megabytes: float) -> tuple[keras.Model, np.ndarray]:
     """Make a compiled model whose state has some size, and rows for it."""
-    width = 64 if kind == "small variables" else WIDTH
+    width = WIDTH
     # Three times its weights: Adam has two variables for each.
     weights = megabytes * 1e6 / 4 / 3
     if kind == "embedding":
@@ -55,6 +69,9 @@ def build(kind: str, megabytes: float) -> tuple[keras.Model, np.ndarray]:
             keras.layers.Flatten(),
         ]
         x = np.random.default_rng(1).integers(0, rows, (BATCH, 16))
+    elif kind == "small variables":
+        layers = [keras.Input((64,)), Many(max(1, round(weights / 64**2)), 64)]
+        x = np.random.default_rng(1).random((BATCH, 64), dtype="float32")
     else:
         if kind == "frozen":
             # Nine tenths of the state are a backbone that has no optimizer variables.
