@@ -108,25 +108,20 @@ def _write(
     for number, part in enumerate(plan.linked, len(groups)):
         path = prefix.with_name(name(number))
         assert before is not None
-        keys = tuple(part.shard.extents)
         if sharing.link(before.folder / part.name, part.stamp, path):
-            for key in keys:
+            for key in part.shard.extents:
                 tensors.pop(key)
             shard = part.shard
             linked += shard.size
         else:
-            shard = _write_shard(path, keys, tensors, look)
-        stamp = sharing.stamp_of(path)
-        parts.append(Part(path.name, shard, stamp, settled=True, held=part.held))
+            shard = _write_shard(path, tuple(part.shard.extents), tensors, look)
+        parts.append(Part(path.name, shard, sharing.stamp_of(path), settled=True))
     written = []
     for number, (keys, settled) in enumerate(groups):
         path = prefix.with_name(name(number))
         odd = () if settled else plan.odd
-        held = {key: tensors[key] for key in keys} if settled else {}
-        if not all(map(shards.never_changes, held.values())):
-            held = {}
         shard = _write_shard(path, keys, tensors, look, odd)
-        written.append(Part(path.name, shard, sharing.stamp_of(path), settled, held))
+        written.append(Part(path.name, shard, sharing.stamp_of(path), settled))
     parts = written + parts
     bundle_index.write(
         prefix.with_name(f"{prefix.name}.index"), _entries(parts, further_keys)

@@ -31,7 +31,6 @@ _BLOCK = 512 * 1024
 
 # Is shown each block of a tensor as it is written: its key, and numbers in a row.
 Look = Callable[[str, "np.ndarray[Any, Any]"], None]
-_LITTLE = 64
 # These have formats of their own in a bundle, or one on disk that is not the memory's.
 _NOT_PLAIN = ("string", "object", "variant", "resource", "int4", "uint4", "int2")
 
@@ -164,25 +163,6 @@ def crc_of(value: Any) -> int:
 def fits(value: Any, extent: Extent) -> bool:
     """Whether a tensor has the dtype and shape of one that was written."""
     return (_dtype_of(value), tuple(value.shape)) == (extent.dtype, extent.shape)
-
-
-def never_changes(value: Any) -> bool:
-    """Whether nobody writes to a tensor's memory, as anybody may to an array's."""
-    import numpy as np
-
-    return not isinstance(value, np.ndarray)
-
-
-def share_memory(one: Any, other: Any) -> bool:
-    """Whether two tensors of the same dtype and shape lie in the same place.
-
-    While both are held they have the same values then, and will have. Little ones are
-    compared instead: NumPy copies a scalar.
-    """
-    left, right = _array(one), _array(other)
-    if left.nbytes <= _LITTLE:
-        return bool(left.tobytes() == right.tobytes())
-    return bool(left.ctypes.data == right.ctypes.data)
 
 
 def masked(crc: int) -> int:

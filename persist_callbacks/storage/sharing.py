@@ -3,8 +3,7 @@
 A frozen backbone is not written again and again. A shard whose tensors have not changed
 is linked into the next checkpoint, which stays whole when the older one is deleted: the
 bytes are gone with the last name. That they have not changed is told by all of them, by
-a digest of 128 bits over what is in memory, not by a guess; or by where they lie, as
-long as what was written is held: nobody writes to a buffer that somebody else holds.
+a digest of 128 bits over what is in memory, not by a guess.
 """
 
 from __future__ import annotations
@@ -36,15 +35,12 @@ class Part:
         shard: what it holds.
         stamp: what the system says of it: the file, its size, and when it was written.
         settled: whether nothing in it is expected to change.
-        held: its tensors as they were written, by key: what the variables hold too, as
-            long as they do not change; empty where nothing could be told by that.
     """
 
     name: str
     shard: Shard
     stamp: Stamp
     settled: bool
-    held: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True)
@@ -118,11 +114,8 @@ def plan(
     settled_before = [] if before is None else [p for p in before.parts if p.settled]
     for part in settled_before:
         keys = part.shard.extents
-        same = None
-        if len(settled_before) <= _MOST:
-            same = _same(tensors, part)
-        if same is not None:
-            linked.append(same)
+        if len(settled_before) <= _MOST and _is_same(tensors, part.shard):
+            linked.append(part)
             for key in keys:
                 rest.pop(key)
         else:
@@ -178,22 +171,14 @@ def resting(before: Written | None, now: Mapping[str, Extent]) -> frozenset[str]
     )
 
 
-def _same(tensors: Mapping[str, Any], part: Part) -> Part | None:
-    """Give a part whose tensors have not changed, None if one of them has."""
-    extents = part.shard.extents
+def _is_same(tensors: Mapping[str, Any], shard: Shard) -> bool:
     fitting = all(
         key in tensors and shards.fits(tensors[key], extent)
-        for key, extent in extents.items()
+        for key, extent in shard.extents.items()
     )
-    if not fitting:
-        return None
-    held = part.held
-    if held and all(shards.share_memory(tensors[key], held[key]) for key in extents):
-        return part
-    if shards.digest_of(tensors[key] for key in extents) != part.shard.digest:
-        return None
-    # They are copied at each capture: to hold copies would take memory for nothing.
-    return dataclasses.replace(part, held={})
+    return fitting and shards.digest_of(tensors[k] for k in shard.extents) == (
+        shard.digest
+    )
 
 
 def _stays(tensors: Mapping[str, Any], key: str, extent: Extent) -> bool:

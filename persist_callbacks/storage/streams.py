@@ -128,7 +128,7 @@ class DirectStream:
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._memory = _SPARE.pop() if _SPARE else mmap.mmap(-1, _BUFFERS * _BUFFER)
+        self._memory = _SPARE.pop() if _SPARE else _new_buffers()
         try:
             # With its size known, a file system need not note a new one at each write.
             os.ftruncate(self._descriptor, expected)
@@ -220,6 +220,14 @@ class DirectStream:
             except OSError as error:
                 self._error = error
         self._free.put(block)
+
+
+def _new_buffers() -> mmap.mmap:
+    # Private to the process: a forked child must not write into ours.
+    if sys.platform == "win32":
+        return mmap.mmap(-1, _BUFFERS * _BUFFER)
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    return mmap.mmap(-1, _BUFFERS * _BUFFER, flags=flags)
 
 
 def _write_all(descriptor: int, block: memoryview) -> None:

@@ -81,6 +81,9 @@ class Writer(Generic[T]):
         _wait_at_exit()
         entry: _Job[T] = _Job([job])
         del job
+        if self._line.process != os.getpid():
+            # A forked child has the line, and no thread that serves it.
+            self._line = _Line()
         line = self._line
         with line.lock:
             line.jobs.put(entry)
@@ -176,6 +179,7 @@ class _Line(Generic[T]):
     outcomes: deque[Outcome[T]] = field(default_factory=deque)
     lock: threading.Lock = field(default_factory=threading.Lock)
     is_served: bool = False
+    process: int = field(default_factory=os.getpid)
 
 
 # Jobs that the interpreter's exit waits for.

@@ -58,7 +58,8 @@ class Taken:
         values, packed = self._values, self._packed
         self._values, self._packed = {}, None
         if packed is not None:
-            values.update(zip(self._keys, self._unpack(packed), strict=True))
+            with tf.device(_HOST):
+                values.update(zip(self._keys, self._unpack(packed), strict=True))
         return values
 
 
@@ -110,7 +111,9 @@ class References:
         sums = {item.info.key: item.variable.read_value() for item in self._sums}
         if not self._keys:
             return Taken(sums, (), None, tuple)
-        return Taken(sums, self._keys, self._take(), self._unpack)
+        # Results go to the device that is asked for, or to a GPU where there is one.
+        with tf.device(_HOST):
+            return Taken(sums, self._keys, self._take(), self._unpack)
 
 
 def _value(handle: Any, variable: Any) -> Any:
