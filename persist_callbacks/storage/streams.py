@@ -70,12 +70,12 @@ def open_stream(path: Path, expected: int) -> Stream:
     if expected >= _LARGE and hasattr(os, "O_DIRECT"):
         try:
             return DirectStream(path, expected)
-        except OSError as error:
-            # What file systems answer that know no such thing; some make the file
-            # before they do.
-            if error.errno not in (errno.EINVAL, errno.ENOTSUP):
-                raise
-            return CachedStream(path, os.O_CREAT)
+        except FileExistsError:
+            raise
+        except OSError:
+            # File systems that know no such thing answer in many ways; some make the
+            # file before they do. What else is wrong the other way meets too.
+            return CachedStream(path, os.O_CREAT | os.O_TRUNC)
     return CachedStream(path)
 
 
@@ -121,14 +121,14 @@ class DirectStream:
     def __init__(self, path: Path, expected: int) -> None:
         import numpy as np
 
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._descriptor = os.open(path, flags | os.O_DIRECT, 0o666)
         self._written, self._expected = 0, expected
-        self._error: OSError | None = None
+        self._error: BaseException | None = None
         self._free: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._full: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._memory = _SPARE.pop() if _SPARE else _new_buffers()
+        self._memory = _buffers()
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        self._descriptor = os.open(path, flags | os.O_DIRECT, 0o666)
         try:
             # With its size known, a file system need not note a new one at each write.
             os.ftruncate(self._descriptor, expected)
@@ -198,10 +198,10 @@ class DirectStream:
             self._full.put(block)
 
     def _stop(self) -> None:
-        thread, self._thread = self._thread, None
-        if thread is not None:
+        if self._thread is not None:
             self._full.put(None)
-            thread.join()
+            self._thread.join()
+            self._thread = None
 
     def _check(self) -> None:
         if self._error is not None:
@@ -217,12 +217,16 @@ class DirectStream:
             try:
                 _write_all(self._descriptor, block.data)
                 self._written += block.nbytes
-            except OSError as error:
+            except BaseException as error:  # noqa: BLE001 - raised by `_check`
                 self._error = error
         self._free.put(block)
 
 
-def _new_buffers() -> mmap.mmap:
+def _buffers() -> mmap.mmap:
+    try:
+        return _SPARE.pop()
+    except IndexError:
+        pass
     # Private to the process: a forked child must not write into ours.
     if sys.platform == "win32":
         return mmap.mmap(-1, _BUFFERS * _BUFFER)
@@ -237,7 +241,8 @@ def _write_all(descriptor: int, block: memoryview) -> None:
         except OSError as error:
             # After a write that was cut short, or on a device that wants more than
             # `_ALIGNMENT`, the cache has to see to it.
-            if error.errno != errno.EINVAL or not _use_cache(descriptor):
+            refused = error.errno in (errno.EINVAL, errno.ENOTSUP)
+            if not refused or not _use_cache(descriptor):
                 raise
 
 

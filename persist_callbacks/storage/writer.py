@@ -9,7 +9,6 @@ import queue
 import threading
 import time
 import traceback
-import weakref
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -81,26 +80,16 @@ class Writer(Generic[T]):
         _wait_at_exit()
         entry: _Job[T] = _Job([job])
         del job
-        if self._line.process != os.getpid():
+        if self._last is not None and self._last.process != os.getpid():
             # A forked child has the line, and no thread that serves it.
             self._line = _Line()
-        line = self._line
-        with line.lock:
-            line.jobs.put(entry)
-            is_served, line.is_served = line.is_served, True
         self._last = entry
         _IN_FLIGHT.add(entry)
-        if is_served:
-            return
-        thread = threading.Thread(
-            target=_serve, args=(line,), name=THREAD_NAME, daemon=True
-        )
         try:
-            thread.start()
+            self._line.take(entry)
         except BaseException:
             # Where there is no thread to be had, there is none to wait for.
-            self._last, self._line = None, _Line()
-            _IN_FLIGHT.discard(entry)
+            _withdraw(entry)
             raise
 
     def collect(self) -> Outcome[T] | None:
@@ -158,6 +147,13 @@ class _Job(Generic[T]):
     done: threading.Event = field(default_factory=threading.Event)
     process: int = field(default_factory=os.getpid)
 
+    def take(self) -> Callable[[], T] | None:
+        """Take the job out, once; None afterwards."""
+        try:
+            return self.box.pop()
+        except IndexError:
+            return None
+
     @property
     def is_in_flight(self) -> bool:
         """Whether there is something to wait for: a forked child has no such thread."""
@@ -172,18 +168,45 @@ class _Line(Generic[T]):
         jobs: to be run; None ends the thread.
         outcomes: of those that have run.
         lock: held to put a job in, and to leave for want of one.
-        is_served: whether there is a thread that takes the next one.
+        thread: who takes the next one; None for nobody.
     """
 
     jobs: queue.SimpleQueue[_Job[T] | None] = field(default_factory=queue.SimpleQueue)
     outcomes: deque[Outcome[T]] = field(default_factory=deque)
     lock: threading.Lock = field(default_factory=threading.Lock)
-    is_served: bool = False
-    process: int = field(default_factory=os.getpid)
+    thread: threading.Thread | None = None
+
+    def take(self, entry: _Job[T]) -> None:
+        """Have a job run, by the thread that waits or by a new one."""
+        with self.lock:
+            self.jobs.put(entry)
+            if self.thread is not None:
+                return
+            self.thread = thread = threading.Thread(
+                target=_serve, args=(self,), name=THREAD_NAME, daemon=True
+            )
+        try:
+            thread.start()
+        except BaseException:
+            self.leave(thread)
+            raise
+
+    def leave(self, thread: threading.Thread) -> None:
+        """Note that a thread takes no more."""
+        with self.lock:
+            if self.thread is thread:
+                self.thread = None
 
 
 # Jobs that the interpreter's exit waits for.
-_IN_FLIGHT: weakref.WeakSet[_Job[Any]] = weakref.WeakSet()
+_IN_FLIGHT: set[_Job[Any]] = set()
+
+
+def _withdraw(entry: _Job[Any]) -> None:
+    """Let a job that has not begun never do so; one that has begun is waited for."""
+    if entry.take() is not None:
+        _IN_FLIGHT.discard(entry)
+        entry.done.set()
 
 
 def _serve(line: _Line[T]) -> None:
@@ -197,7 +220,7 @@ def _serve(line: _Line[T]) -> None:
             with line.lock:
                 if not line.jobs.empty():
                     continue
-                line.is_served = False
+                line.thread = None
                 return
         if job is None:
             return
@@ -206,7 +229,10 @@ def _serve(line: _Line[T]) -> None:
 
 
 def _run(entry: _Job[T], outcomes: deque[Outcome[T]]) -> None:
-    job = entry.box.pop()
+    job = entry.take()
+    if job is None:
+        # It was withdrawn.
+        return
     begun = time.monotonic()
     value: T | None = None
     error: BaseException | None = None
@@ -256,5 +282,7 @@ def _wait_at_exit() -> None:
 
 def _join_all() -> None:
     deadline = time.monotonic() + EXIT_SECONDS
-    for job in [job for job in _IN_FLIGHT if job.is_in_flight]:
-        job.done.wait(max(0.0, deadline - time.monotonic()))
+    # A copy: the writer's thread takes its job out when it is done.
+    for job in list(_IN_FLIGHT):
+        if job.is_in_flight:
+            job.done.wait(max(0.0, deadline - time.monotonic()))

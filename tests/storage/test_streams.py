@@ -89,9 +89,10 @@ def test_an_existing_file_is_not_written_over(tmp_path: Path) -> None:
     assert threads() == []
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOSYS, errno.EPERM])
 @pytest.mark.parametrize("makes_it", [False, True])
 def test_file_systems_without_it_use_the_cache(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makes_it: bool
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, makes_it: bool, number: int
 ) -> None:
     """Some say so when the file is opened, and have made it by then."""
     real = os.open
@@ -100,7 +101,7 @@ def test_file_systems_without_it_use_the_cache(
         if flags & os.O_DIRECT:
             if makes_it:
                 os.close(real(path, flags & ~os.O_DIRECT, *more))
-            raise OSError(errno.EINVAL, "Invalid argument")
+            raise OSError(number, os.strerror(number))
         return real(path, flags, *more)
 
     monkeypatch.setattr(os, "open", refuse)
@@ -162,6 +163,21 @@ def test_what_the_device_refuses_is_raised(
     """By a later write or by finish, wherever it failed; nothing is left running."""
     monkeypatch.setattr(os, "write", failing(at))
     with pytest.raises(OSError, match="Input/output error"):
+        write(tmp_path / "file", content(LARGE + 5), expected=LARGE, each=1 << 20)
+    assert threads() == []
+
+
+@pytest.mark.usefixtures("needs_direct")
+def test_whatever_goes_wrong_on_the_other_thread_is_raised(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whoever waits for a buffer does not wait for good."""
+
+    def fail(descriptor: int, block: memoryview) -> int:
+        raise MemoryError("no memory")
+
+    monkeypatch.setattr(os, "write", fail)
+    with pytest.raises(MemoryError, match="no memory"):
         write(tmp_path / "file", content(LARGE + 5), expected=LARGE, each=1 << 20)
     assert threads() == []
 

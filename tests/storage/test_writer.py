@@ -173,6 +173,56 @@ def test_no_job_is_lost_between_lingering_and_leaving(
     writer.close()
 
 
+@pytest.mark.parametrize("error", [RuntimeError("no thread"), KeyboardInterrupt()])
+def test_a_job_that_cannot_begin(
+    monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """It is never run and never waited for; what came before it is not lost."""
+    monkeypatch.setattr(writing, "LINGER_SECONDS", 0.01)
+    writer: Writer[int] = Writer()
+    writer.submit(lambda: 1 // 0)
+    writer.wait()
+    for thread in threads():
+        thread.join(10.0)
+    ran: list[int] = []
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", lambda self: fail(error))
+        with pytest.raises(type(error)):
+            writer.submit(lambda: ran.append(1) or 1)
+    assert not writer.busy
+    assert not writing._IN_FLIGHT
+    writer.submit(lambda: 2)
+    writer.close()
+    first, second = writer.collect(), writer.collect()
+    assert first is not None
+    assert isinstance(first.error, ZeroDivisionError)
+    assert second is not None
+    assert second.result() == 2
+    assert writer.collect() is None
+    assert ran == []
+
+
+def test_a_forked_child_has_a_thread_of_its_own() -> None:
+    """The parent's thread lingers, and is not there in the child."""
+    script = """
+import os
+from persist_callbacks.storage.writer import Writer
+writer = Writer()
+writer.submit(lambda: 1)
+assert writer.drain().result() == 1
+child = os.fork()
+if not child:
+    writer.submit(lambda: 2)
+    outcome = writer.drain(timeout=10.0)
+    writer.close()
+    os._exit(0 if outcome is not None and outcome.result() == 2 else 1)
+raise SystemExit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    command = [sys.executable, "-W", "ignore", "-c", script]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+
+
 def test_an_abandoned_job_is_not_waited_for() -> None:
     """Neither by close nor when the process ends."""
     writer: Writer[None] = Writer()
