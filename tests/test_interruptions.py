@@ -29,12 +29,20 @@ BATCHES = 7
 
 @pytest.fixture(autouse=True)
 def handlers():
-    """Whatever a test does, the handlers are those that were there before."""
+    """Whatever a test does, the handlers are those that were there before.
+
+    None is ignored at first: nohup ignores SIGHUP, and a shell that puts the tests in
+    the background SIGINT, which would be heeded.
+    """
     names = ("SIGTERM", "SIGINT", "SIGHUP", "SIGUSR1", "SIGXCPU")
+    outside = {name: signal.getsignal(getattr(signal, name)) for name in names}
+    for name in names:
+        usual = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+        signal.signal(getattr(signal, name), usual)
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}
     yield before
     found = {name: signal.getsignal(getattr(signal, name)) for name in names}
-    for name, handler in before.items():
+    for name, handler in outside.items():
         signal.signal(getattr(signal, name), handler)
     assert found == before
 

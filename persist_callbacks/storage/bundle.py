@@ -351,7 +351,8 @@ def check_index(prefix: str | os.PathLike[str]) -> None:
     from google.protobuf.message import DecodeError
     from tensorflow.core.protobuf import tensor_bundle_pb2 as protos
 
-    where = index_name = f"{_short(prefix)}.index"
+    short = _short(prefix)
+    where = index_name = f"{short}.index"
     path = Path(f"{os.fspath(prefix)}.index")
     if not path.exists() and Path(prefix).is_file():
         # The format of TensorFlow before 1.0 is one table, which needs no index.
@@ -359,6 +360,7 @@ def check_index(prefix: str | os.PathLike[str]) -> None:
     try:
         entries = bundle_index.entries(read_plain(path, limit=LARGEST[INDEX]))
         header = protos.BundleHeaderProto.FromString(entries.pop(b"", b""))
+        sizes: dict[str, int] = {}
         for key, value in entries.items():
             where = index_name
             entry = protos.BundleEntryProto.FromString(value)
@@ -374,11 +376,12 @@ def check_index(prefix: str | os.PathLike[str]) -> None:
             if count < 0 or not fits:
                 raise ValueError(f"{entry.size} bytes for shape {dims} of {key!r}")
             shard = f".data-{entry.shard_id:05d}-of-{header.num_shards:05d}"
-            where = f"{_short(prefix)}{shard}"
+            where = f"{short}{shard}"
             end = entry.offset + entry.size
-            size = path.with_name(f"{path.stem}{shard}").stat().st_size
-            if min(entry.offset, entry.size) < 0 or end > size:
-                raise ValueError(f"{size} bytes, {key!r} ends at {end}")
+            if shard not in sizes:
+                sizes[shard] = path.with_name(f"{path.stem}{shard}").stat().st_size
+            if min(entry.offset, entry.size) < 0 or end > sizes[shard]:
+                raise ValueError(f"{sizes[shard]} bytes, {key!r} ends at {end}")
     except (
         ValueError,
         TypeError,

@@ -273,7 +273,8 @@ def restore(
         tensors: values by the checkpoint's keys.
     """
     for key, item in pairs:
-        item.variable.assign(tensors[key])
+        # What has been assigned is not read back.
+        item.variable.assign(tensors[key], read_value=False)
 
 
 @dataclass(frozen=True)
