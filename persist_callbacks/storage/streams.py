@@ -12,6 +12,7 @@ Nothing here makes anything durable; NumPy is imported inside, as in `bundle`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
@@ -34,6 +35,7 @@ THREAD_NAME = "persist_callbacks-disk"
 _LARGE = 16 * 1024**2
 _BUFFER = 4 * 1024**2
 _BUFFERS = 2
+_HUGE_PAGE = 2 * 1024**2
 # What devices want lengths and offsets to be multiples of; none is known to want more,
 # and one that did would be written through the cache.
 _ALIGNMENT = 4096
@@ -133,7 +135,7 @@ class DirectStream:
             # With its size known, a file system need not note a new one at each write.
             os.ftruncate(self._descriptor, expected)
             # A map begins at a page, which is all the alignment that is needed.
-            whole = np.frombuffer(self._memory, np.uint8)
+            whole = _at_huge_page(np.frombuffer(self._memory, np.uint8))
             for number in range(_BUFFERS):
                 self._free.put(whole[number * _BUFFER : (number + 1) * _BUFFER])
             self._buffer, self._filled = self._free.get(), 0
@@ -229,9 +231,20 @@ def _buffers() -> mmap.mmap:
         pass
     # Private to the process: a forked child must not write into ours.
     if sys.platform == "win32":
-        return mmap.mmap(-1, _BUFFERS * _BUFFER)
+        return mmap.mmap(-1, _BUFFERS * _BUFFER + _HUGE_PAGE)
     flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
-    return mmap.mmap(-1, _BUFFERS * _BUFFER, flags=flags)
+    memory = mmap.mmap(-1, _BUFFERS * _BUFFER + _HUGE_PAGE, flags=flags)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        # Memory in one piece is handed to the device in few, which some virtual disks
+        # take half again as fast. A system that has no huge pages says so.
+        with contextlib.suppress(OSError):
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+def _at_huge_page(whole: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Leave out what lies before the first huge page."""
+    return whole[-whole.ctypes.data % _HUGE_PAGE :]
 
 
 def _write_all(descriptor: int, block: memoryview) -> None:

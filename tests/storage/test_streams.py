@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import threading
 from collections.abc import Callable
@@ -69,6 +70,17 @@ def test_what_goes_around_the_cache_is_what_was_written(
     assert isinstance(stream, streams.DirectStream)
     assert (tmp_path / "file").read_bytes() == data.tobytes()
     assert threads() == []
+
+
+@pytest.mark.usefixtures("needs_direct")
+@pytest.mark.skipif(not hasattr(mmap, "MADV_HUGEPAGE"), reason="no huge pages here")
+def test_buffers_begin_at_a_huge_page(tmp_path: Path) -> None:
+    """Each lies in whole ones, which are in one piece in memory."""
+    stream = streams.DirectStream(tmp_path / "file", LARGE)
+    buffers = [stream._buffer, stream._free.get()]
+    assert [each.ctypes.data % 2**21 for each in buffers] == [0, 0]
+    assert {each.nbytes % 2**21 for each in buffers} == {0}
+    stream.close()
 
 
 def test_small_files_go_through_the_cache(tmp_path: Path) -> None:
