@@ -19,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import random
 import shutil
 import statistics
 import tempfile
@@ -235,23 +236,24 @@ def main() -> None:
                 chosen = {n: m for n, m in chosen.items() if n in {"none", *given.ways}}
             held: dict[str, list[float]] = {way: [] for way in chosen}
             total: dict[str, list[float]] = {way: [] for way in chosen}
-            for _ in range(given.rounds):
-                alone = 0.0
-                for way, make in chosen.items():
+            for number in range(given.rounds):
+                windows: dict[str, list[float]] = {}
+                # A disk that gives out its speed by a budget is slow for who comes
+                # after one that has used it up.
+                for way in random.Random(number).sample(list(chosen), len(chosen)):
                     found, steps = measure(
-                        kind, megabytes, way, make, given.every, given.saves
+                        kind, megabytes, way, chosen[way], given.every, given.saves
                     )
                     held[way] += found
                     # The first save's windows hold what is done once.
-                    windows = [
+                    windows[way] = [
                         sum(steps[begin : begin + given.every])
                         for begin in range(2 * given.every - 1, len(steps), given.every)
                         if begin + given.every <= len(steps)
                     ]
-                    if way == "none":
-                        alone = statistics.median(windows)
-                    else:
-                        total[way] += [window - alone for window in windows]
+                alone = statistics.median(windows.pop("none"))
+                for way, lengths in windows.items():
+                    total[way] += [length - alone for length in lengths]
             for way in chosen:
                 if way == "none":
                     continue
