@@ -681,7 +681,7 @@ class CheckpointedRun:
                 self._say(
                     f"{self._saver.saved} checkpoints written to {self._options.path}, "
                     f"the last one is {self._saver.last.record.name}; they took "
-                    f"{seconds:.2g} s, {share:.1%} of the time."
+                    f"at most {seconds:.2g} s, {share:.1%} of the time."
                 )
         finally:
             self.release()

@@ -61,7 +61,8 @@ class Interruptions:
     Args:
         signals: whether to listen to signals.
         is_alive: whether the loop is still under way; a signal that finds it dead, by
-            an exception that nobody told of, goes to whom it would go without us.
+            an exception that nobody told of, or that finds a forked child, goes to whom
+            it would go without us.
         saves: tells whether a save was asked for by a file, and takes the file away.
         watchers: look for notices that the machine will be taken away.
     """
@@ -82,6 +83,7 @@ class Interruptions:
         self._stop: Request | None = None
         self._save: Request | None = None
         self._looked_at = 0.0
+        self._process = os.getpid()
         self._closing = threading.Event()
         # Called with a request to stop as soon as it is there; by whatever thread.
         self.on_stop: Callable[[Request], None] = lambda request: None
@@ -149,7 +151,8 @@ class Interruptions:
         signal.signal(number, self._received)
 
     def _received(self, number: int, frame: FrameType | None) -> None:
-        if not self._is_alive():
+        # A forked child has the handlers and the loop's frames, and no loop.
+        if os.getpid() != self._process or not self._is_alive():
             self._pass_on(number, frame)
             return
         name = signal.Signals(number).name

@@ -37,6 +37,11 @@ _HOLDING: weakref.WeakValueDictionary[Path, CheckpointedRun] = (
 _EXIT_SECONDS = 60.0
 
 
+# A forked child holds none, and writes nothing of its parent's when it exits.
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_HOLDING.clear)
+
+
 @atexit.register
 def _release_all() -> None:
     """Write what runs still hold that died by an exception."""

@@ -274,6 +274,7 @@ class Saver:
         self._first_step = start.step
         self._overhead = Overhead()
         self._told_interval = False
+        self._untold: float | None = None
         self._files = Files()
         self._guess = _FIXED_SECONDS
         self._best = retention.best([c.record for c in store.own_checkpoints()])
@@ -342,13 +343,15 @@ class Saver:
         reason: Reason | None = due(self._triggers, moment, past)
         if reason is not None:
             return reason.value
-        if not self._told_interval and self._overhead.expected is not None:
+        if not self._told_interval and held_back(self._triggers, moment, past):
             self._tell_interval(moment, past)
         return "best" if score is not None and self._is_best(score) else None
 
     def _tell_interval(self, moment: Moment, past: Past) -> None:
         """Say once what a ceiling makes of triggers that ask for more."""
-        if not held_back(self._triggers, moment, past):
+        if self._overhead.expected is None:
+            # What one really costs is not known yet; a short run ends before it is.
+            self._untold = past.expected_seconds
             return
         self._told_interval = True
         seconds = interval(self._triggers, past)
@@ -407,12 +410,19 @@ class Saver:
             return
         position = snapshot.state.position
         at_epoch_end = position.batch == 0
-        self._writer.submit(
-            functools.partial(
-                write, self._store, self._keep, snapshot, reason, self._files
-            )
+        job = functools.partial(
+            write, self._store, self._keep, snapshot, reason, self._files
         )
         del snapshot
+        try:
+            self._writer.submit(job)
+        except Exception as error:  # noqa: BLE001 - there may be no thread to be had
+            self._saved_at = begun
+            _note_failure(self._store, error)
+            self._fail(error)
+            return
+        finally:
+            del job
         self._overhead.begin(time.monotonic() - begun)
         self._saved_at, self._saved_step = begun, position.step
         if at_epoch_end:
@@ -488,6 +498,12 @@ class Saver:
         Raises:
             SaveFailed: it failed and ``on_error`` is ``raise``.
         """
+        if self._untold is not None and not self._told_interval:
+            self._say(
+                f"max_overhead={self._triggers.max_overhead} held back what was asked "
+                f"for: a first checkpoint is taken to cost {self._untold:.2g} s, and "
+                "training was too short to pay for it. The last one is written anyway."
+            )
         try:
             self.wait()
         finally:

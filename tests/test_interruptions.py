@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 
 import keras
@@ -18,7 +19,7 @@ import pytest
 import tensorflow as tf
 
 from loops import CLASSES, FEATURES, data, outcome_of, sequential
-from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint
+from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint, periodic_checkpoint
 from persist_callbacks.errors import PersistWarning, PoisonedWeights
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import Writer
@@ -531,6 +532,35 @@ def test_large_weights_are_not_poison(tmp_path):
     watched = {"a": True, "b": False, "c": False}
     assert finiteness.poisoned(values, watched) == ["b"]
     assert finiteness.poisoned(values, {**watched, "c": True}) == ["b", "c"]
+
+
+def exit_of_child(act):
+    """Fork, act in the child, and return how it ended."""
+    with warnings.catch_warnings():
+        # From Python 3.12 on, of any fork beside threads.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        try:
+            act()
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def test_a_forked_child_dies_of_a_signal_and_holds_nothing(tmp_path):
+    """It has the handlers and the run's objects, and neither is its own."""
+    run, ends = tmp_path / "run", []
+
+    def fork():
+        ends.append(exit_of_child(raising("SIGTERM")))
+        ends.append(exit_of_child(lambda: os._exit(len(periodic_checkpoint._HOLDING))))
+        ends.append(len(periodic_checkpoint._HOLDING))
+
+    # In a validation, of which what came before is saved when the process ends.
+    fit(At("on_test_batch_end", 1, fork), ours(run))
+    assert ends == [-signal.SIGTERM, 0, 1]
+    assert journal(run, "stopped") == []
 
 
 def test_nothing_hangs_after_os_exit_and_fork(tmp_path):

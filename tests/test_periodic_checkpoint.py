@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -29,6 +30,7 @@ from persist_callbacks.errors import (
     UnexpectedRun,
 )
 from persist_callbacks.storage.store import Store
+from persist_callbacks.storage.writer import THREAD_NAME
 
 
 def linear(**more):
@@ -520,6 +522,48 @@ def test_a_ceiling_that_holds_back_is_told_once(tmp_path, capsys):
     )
 
 
+def test_a_run_too_short_for_its_ceiling_is_told_so(tmp_path, capsys):
+    """What a checkpoint costs is not known before there is one."""
+    fit(linear(), ours(tmp_path, every_steps=2, max_overhead=0.001, verbose=1))
+    said = capsys.readouterr().out
+    assert saved_steps(tmp_path) == [14]
+    assert said.count("max_overhead=0.001 held back what was asked for") == 1
+
+
+def test_a_save_that_gets_no_thread_is_warned_of_and_tried_again(tmp_path, monkeypatch):
+    """A system's limit is no reason to end training."""
+    start, refused = threading.Thread.start, []
+
+    def refuse_once(thread):
+        if thread.name == THREAD_NAME and not refused:
+            refused.append(thread)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", refuse_once)
+    with pytest.warns(PersistWarning, match="can't start new thread"):
+        fit(linear(), ours(tmp_path, every_steps=3))
+    assert refused
+    assert saved_steps(tmp_path)[-1] == 14
+
+
+def test_odd_variables_of_a_model(tmp_path):
+    """Strings, and a shape that may change, are kept at the end of training too."""
+
+    def model():
+        made = linear()
+        made.words = tf.Variable(["a", "bcd"])
+        made.open = tf.Variable(np.zeros(3, "float32"), shape=[None])
+        return made
+
+    fit(model(), ours(tmp_path, every_steps=3))
+    assert saved_steps(tmp_path)[-1] == 14
+    rerun = model()
+    rerun.words.assign(["x", "y"])
+    fit(rerun, ours(tmp_path))
+    assert rerun.words.numpy().tolist() == [b"a", b"bcd"]
+
+
 @pytest.mark.usefixtures("synchronous")
 def test_what_is_printed(tmp_path, capsys):
     """0 prints nothing, 1 where a run goes on and how it ended, 2 each checkpoint."""
@@ -534,7 +578,7 @@ def test_what_is_printed(tmp_path, capsys):
     assert out[0].endswith(": epoch 4, batch 0, step 21")
     said, cost = out[-1].split("; ")
     assert said == f"1 checkpoints written to {run}, the last one is ckpt-000000028"
-    assert re.fullmatch(r"they took [\d.e-]+ s, \d+\.\d% of the time\.", cost)
+    assert re.fullmatch(r"they took at most [\d.e-]+ s, \d+\.\d% of the time\.", cost)
     fit(linear(), ours(run, every_epochs=1, verbose=1), epochs=4)
     assert capsys.readouterr().out == (
         f"Nothing left to train: the run in {run} is at the end of epoch 4, step 28, "

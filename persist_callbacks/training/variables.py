@@ -46,8 +46,9 @@ class VariableInfo:
     def same_structure(self, other: VariableInfo) -> bool:
         """Whether the values of one mean the same in the other, whatever their names.
 
-        RMSprop's and Adagrad's variables have the same shapes and another meaning; an
-        optimizer's class is what its keys begin with.
+        RMSprop's and Adagrad's variables have the same shapes and another meaning. An
+        optimizer's class is what its keys begin with, and what it keeps of a weight is
+        what they end with: a loss scale's wrapper hides the class alone.
         """
         return (self.role, self._optimizer, self.shape, self.dtype) == (
             other.role,
@@ -57,8 +58,12 @@ class VariableInfo:
         )
 
     @property
-    def _optimizer(self) -> str:
-        return self.key.split("/")[0] if self.role == "optimizer" else ""
+    def _optimizer(self) -> tuple[str, str]:
+        if self.role != "optimizer":
+            return "", ""
+        first, *inner = self.key.split("/")
+        # Between them stands the weight's own path.
+        return first, inner[-1].rstrip("_0123456789") if len(inner) > 1 else ""
 
     def __str__(self) -> str:
         return f"{self.key} {self.dtype}{list(self.shape)}"
@@ -112,7 +117,10 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
         seen.add(id(inner))
         unique = next(k for k in _numbered(key) if k not in taken)
         taken.add(unique)
-        shape = tuple(int(size) for size in inner.shape)
+        # One that may have any shape has that of its present value.
+        known = inner.shape.is_fully_defined()
+        sizes = inner.shape if known else inner.read_value().shape
+        shape = tuple(int(size) for size in sizes)
         info = VariableInfo(unique, role, shape, tf.as_dtype(inner.dtype).name)
         live.append(LiveVariable(info, inner))
 

@@ -323,6 +323,28 @@ def test_match_refuses_another_optimizer_of_the_same_shapes(names):
         variables.match(saved, live, where="ckpt")
 
 
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        (
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.RMSprop()),
+            keras.optimizers.LossScaleOptimizer(keras.optimizers.Adagrad()),
+        ),
+        (
+            keras.optimizers.Adam(use_ema=True),
+            keras.optimizers.Adam(gradient_accumulation_steps=2),
+        ),
+        (keras.optimizers.SGD(use_ema=True), keras.optimizers.SGD(momentum=0.9)),
+    ],
+)
+def test_match_refuses_what_an_optimizer_keeps_for_something_else(one, other):
+    """Averages are no gradients, whatever the optimizer's class is or hides."""
+    saved = variables.infos(collected(sequential(one)))
+    live = collected(sequential(other))
+    with pytest.raises(ArchitectureMismatch, match="the optimizer variables"):
+        variables.match(saved, live, where="ckpt")
+
+
 def test_match_leaves_metrics_out():
     """Metrics that changed are no reason to refuse weights; a sentence says so."""
     model = sequential()
