@@ -15,6 +15,7 @@ from google.protobuf.message import EncodeError
 
 from persist_callbacks.errors import (
     DirectoryNotWritable,
+    InputMismatch,
     PersistWarning,
     TensorNotFound,
     UnsupportedGraph,
@@ -128,7 +129,7 @@ def made_up(frozen: FrozenGraph) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
 def run_on_made_up(frozen: FrozenGraph) -> Any:
     """Run a graph on made-up arrays; None if it takes none of them."""
     for arrays in made_up(frozen):
-        with contextlib.suppress(tf.errors.OpError):
+        with contextlib.suppress(tf.errors.OpError, InputMismatch):
             return frozen(arrays)
     return None
 
@@ -254,16 +255,17 @@ def _inputs(
 
 def _rehearse(frozen: FrozenGraph) -> None:
     """Run a graph once on made-up arrays."""
-    failure: tf.errors.OpError | None = None
+    failure: tf.errors.OpError | InputMismatch | None = None
     for arrays in made_up(frozen):
         try:
             frozen(arrays)
-        except tf.errors.OpError as error:
+        except (tf.errors.OpError, InputMismatch) as error:
             failure = failure or error
         else:
             return
     assert failure is not None
-    reason = _reason(failure)
+    known = isinstance(failure, InputMismatch)
+    reason = failure.found if known else frozen_graphs.reason_of(failure)
     sizes = [info.shape for info in frozen.inputs]
     if any(shape is None or None in shape[1:] for shape in sizes):
         warnings.warn(
@@ -279,14 +281,6 @@ def _rehearse(frozen: FrozenGraph) -> None:
         found=reason,
         advice="Please report this with the model's layers.",
     ) from failure
-
-
-def _reason(failure: tf.errors.OpError) -> str:
-    """Return the one line of a session's error that says what went wrong."""
-    lines = [line.strip() for line in str(failure.message).splitlines()]
-    heads = ("Graph execution error", "Detected at node", "Node:", "[[{{node")
-    said = [line for line in lines if line and not line.startswith(heads)]
-    return said[0] if said else type(failure).__name__
 
 
 def _described(built: BuiltGraph, info: TensorInfo) -> SignatureTensor:

@@ -95,5 +95,5 @@ def _read(
     values = {}
     for key, place in places.items():
         part = tuple(slice(*(each or (None, None))) for each in place.part)
-        values[key] = tensors[place.tensor].numpy()[part]
+        values[key] = np.asarray(tensors[place.tensor])[part]
     return values

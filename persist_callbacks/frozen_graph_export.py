@@ -278,7 +278,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             try:
                 found = export.frozen(sample)
                 live = self._live(sample)
-            except (tf.errors.OpError, ValueError) as error:
+            except (tf.errors.OpError, InputMismatch, ValueError) as error:
                 # Keras' layers check for themselves what a graph may let pass.
                 failure = error
                 continue

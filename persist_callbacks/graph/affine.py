@@ -27,18 +27,42 @@ _DTYPES = (tf.float32, tf.float64)
 _TAKE_ADDITIONS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
 
 
+# A shift that costs no more than three of a number's 24 bits, where it cancels.
+_LARGE_SHIFT = 8.0
+
+
 @dataclass(frozen=True)
 class _Affine:
-    """A tensor times a scale plus a shift, both scalars or one number a channel."""
+    """A tensor times a scale plus a shift, all scalars or one number a channel.
+
+    Args:
+        source: the tensor.
+        scale: what it is multiplied by.
+        shift: what is added to the product.
+        first: what is added before anything is multiplied; in the shift too.
+        length: how many nodes it is made of.
+    """
 
     source: str
     scale: np.ndarray[Any, Any]
     shift: np.ndarray[Any, Any]
+    first: np.ndarray[Any, Any]
     length: int = 1
+
+    @property
+    def cancels(self) -> bool:
+        """Whether product and shift would be large numbers that cancel each other.
+
+        As for a year of which 2000 is taken off and that is divided by 5 then: taken
+        off first, that costs no digits.
+        """
+        return bool(np.any(np.abs(self.first * self.scale) > _LARGE_SHIFT))
 
 
 def merge_affine_chains(graph_def: Any) -> Any:
     """Rewrite each chain as a Mul and an AddV2, or as one of them.
+
+    Where they would cancel each other, what was added first stays before them.
 
     A constant from which something is subtracted, a division and a negation are made
     products and additions too: OpenCV's reader takes ``1 - x`` for ``x - 1``. Where it
@@ -69,10 +93,14 @@ def merge_affine_chains(graph_def: Any) -> Any:
         if before is not None and reads[step.source] == 1:
             inner.add(step.source)
             scale, shift = before.scale, before.shift
+            first = before.first
+            if np.all(scale == 1) and np.all(step.scale == 1):
+                first = first + step.shift
             step = _Affine(
                 before.source,
                 scale * step.scale,
                 shift * step.scale + step.shift,
+                first,
                 before.length + 1,
             )
         chains[node.name] = step
@@ -111,7 +139,7 @@ def _step(
     source = node.input[0] if first else node.input[1]
     one, zero = np.float64(1), np.float64(0)
     if node.op == "Neg":
-        return _Affine(source, np.asarray(-one), np.asarray(zero))
+        return _Affine(source, np.asarray(-one), np.asarray(zero), np.asarray(zero))
     constant = by_name[nd.split(node.input[1 if first else 0])[0]]
     number = nd.constant_value(constant).astype(np.float64)
     if number.ndim:
@@ -122,15 +150,16 @@ def _step(
             return None
         number = number.reshape(-1)
     if node.op in ("Add", "AddV2", "BiasAdd"):
-        return _Affine(source, np.asarray(one), number)
+        return _Affine(source, np.asarray(one), number, number)
     if node.op == "Mul":
-        return _Affine(source, number, np.asarray(zero))
+        return _Affine(source, number, np.asarray(zero), np.asarray(zero))
     if node.op == "Sub":
-        sides = (one, -number) if first else (-one, number)
-        return _Affine(source, np.asarray(sides[0]), np.asarray(sides[1]))
+        if first:
+            return _Affine(source, np.asarray(one), -number, -number)
+        return _Affine(source, np.asarray(-one), number, np.asarray(zero))
     if not first or not np.all(number):
         return None
-    return _Affine(source, np.asarray(1 / number), np.asarray(zero))
+    return _Affine(source, np.asarray(1 / number), np.asarray(zero), np.asarray(zero))
 
 
 def _is_plain(
@@ -170,6 +199,13 @@ def _written(
     if _needs_ones(chain, joining, shapes):
         scale = np.full_like(shift, scale)
     steps = [("Mul", "scale", scale)] if np.any(scale != 1) or scale.ndim else []
+    if steps and chain.cancels:
+        if chain.first.ndim and shapes[chain.source].rank in (2, 4):
+            steps.insert(0, ("Mul", "one", np.ones_like(chain.first)))
+        steps.insert(-1, ("AddV2", "first", chain.first))
+        shift = shift - chain.first * scale
+        # What rounding leaves of nothing.
+        shift = np.where(np.abs(shift) < 1e-12 * np.abs(chain.shift), 0.0, shift)
     if np.any(shift != 0) or not steps:
         steps.append(("AddV2", "shift", shift))
     made: list[Any] = []

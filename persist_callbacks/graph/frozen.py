@@ -176,7 +176,16 @@ class FrozenGraph:
         )
 
     def _run(self, feed: Mapping[str, _Array]) -> dict[str, _Array]:
-        results = self._function(*(feed[info.name] for info in self._inputs))
+        try:
+            results = self._function(*(feed[info.name] for info in self._inputs))
+        except tf.errors.InvalidArgumentError as error:
+            raise InputMismatch(
+                "the graph's input",
+                expected="arrays whose sizes and numbers it can compute with",
+                found=reason_of(error),
+                advice=f"It takes {', '.join(map(str, self._inputs))}; sizes that are "
+                "open may depend on each other, and indices on a table's length.",
+            ) from error
         return {
             info.name: _as_array(result, info)
             for info, result in zip(self._outputs, results, strict=True)
@@ -343,3 +352,11 @@ def _as_array(result: Any, info: TensorInfo) -> _Array:
 def _describe(tensor: Any) -> TensorInfo:
     shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
     return TensorInfo(without_port(tensor.name), shape, tensor.dtype.name)
+
+
+def reason_of(failure: tf.errors.OpError) -> str:
+    """Return the one line of a session's error that says what went wrong."""
+    lines = [line.strip() for line in str(failure.message).splitlines()]
+    heads = ("Graph execution error", "Detected at node", "Node:", "[[{{node")
+    said = [line for line in lines if line and not line.startswith(heads)]
+    return said[0] if said else type(failure).__name__

@@ -13,6 +13,7 @@ from functools import cache
 from importlib import resources
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
@@ -40,6 +41,9 @@ _CONSTANTS_IN_OPENCV = {
     "Sum": 1,
     "Transpose": 1,
 }
+_ODD_BIAS = "one number a channel, of what are neither rows nor pictures"
+# OpenCV keeps pictures as NCHW, and knows these ways between the two.
+_TURNS = ([0, 3, 1, 2], [0, 2, 3, 1])
 _JOINED_WITH_BIAS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
 _ARITHMETIC = ("Add", "AddV2", "Mul", "RealDiv", "Sub")
 
@@ -178,12 +182,24 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
             yield node.op, f"an input {place} that is computed, not constant"
         elif node.op == "Softmax" and shapes[node.input[0]].rank == 4:
             yield node.op, "a softmax of pictures, which it takes along their width"
-        elif node.op in ("Max", "Mean", "Sum") and _over_channels(node, by_name):
-            yield node.op, "one over channels, which OpenCV 5 takes right but once"
+        elif node.op in ("Max", "Mean", "Sum"):
+            axes = nd.constant_value(by_name[nd.split(node.input[1])[0]])
+            axes = axes.reshape(-1).tolist()
+            if axes in ([-1], [3]):
+                yield node.op, "one over channels, which OpenCV 5 takes right but once"
+            elif len(axes) > 1 and axes != [1, 2]:
+                yield node.op, "one over more than a picture's rows and columns"
         elif node.op == "ExpandDims" and any(_is_open(each) for each in nodes):
             yield node.op, "sizes that the inputs leave open"
         elif node.op in _ARITHMETIC:
             yield from _arithmetic_in_opencv(node, constants, shapes)
+            yield from _constants_in_opencv(node, constants, shapes, by_name)
+            if _is_prelu(node, by_name):
+                yield node.op, "a PReLU made of two ReLUs, which it does not join"
+        elif node.op == "BiasAdd" and shapes[node.input[0]].rank not in (None, 2, 4):
+            yield node.op, _ODD_BIAS
+        else:
+            yield from _layout_in_opencv(node, shapes, by_name)
 
 
 def _readers_in_opencv(
@@ -198,6 +214,8 @@ def _readers_in_opencv(
         ops = [reader.op for reader in readers.get(node.name, [])]
         if node.op in _JOINED_WITH_BIAS and "BiasAdd" in ops and len(ops) > 1:
             yield node.op, "a bias that only some of its readers want"
+        if node.op == "SpaceToBatchND" and len(ops) > 1:
+            yield node.op, "a dilation that several convolutions share"
         if node.op == "Pad" and len(ops) > 1 and "Conv2D" in ops:
             yield node.op, "a border that a convolution shares with others"
         if node.op == "MatMul" and ops in (["Add"], ["AddV2"]):
@@ -205,11 +223,6 @@ def _readers_in_opencv(
             sides = [by_name[nd.split(ref)[0]].op for ref in reader.input]
             if "Const" not in sides:
                 yield node.op, "a sum with another tensor, where it wants a bias"
-
-
-def _over_channels(node: Any, by_name: Mapping[str, Any]) -> bool:
-    axes = nd.constant_value(by_name[nd.split(node.input[1])[0]])
-    return axes.reshape(-1).tolist() in ([-1], [3])
 
 
 def _is_open(node: Any) -> bool:
@@ -238,6 +251,102 @@ def _arithmetic_in_opencv(
             yield node.op, "two tensors of shapes that differ"
     elif node.op == "Sub" and constants[0]:
         yield node.op, "a constant minus a tensor, which it takes for the reverse"
+
+
+def _constants_in_opencv(
+    node: Any,
+    constants: list[bool],
+    shapes: Mapping[str, tf.TensorShape],
+    by_name: Mapping[str, Any],
+) -> Iterator[tuple[str, str]]:
+    if not any(constants):
+        return
+    place = constants.index(True)
+    if node.op == "RealDiv" and place == 0:
+        yield node.op, "a constant divided by a tensor"
+    other = shapes[node.input[1 - place]]
+    sizes = by_name[nd.split(node.input[place])[0]].attr["value"].tensor.tensor_shape
+    inner = [dim.size for dim in sizes.dim][:-1]
+    if other.rank and other.rank not in (2, 4) and len(sizes.dim) == 1:
+        yield node.op, _ODD_BIAS
+    if other.rank and other.rank > 3 and any(size != 1 for size in inner):
+        yield node.op, "a constant that is not one number, or one a channel"
+
+
+def _layout_in_opencv(
+    node: Any, shapes: Mapping[str, tf.TensorShape], by_name: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
+    """Yield what it does not do to pictures, which it keeps as NCHW."""
+    if node.op in ("ConcatV2", "Split"):
+        parts = [
+            reference
+            for reference in node.input
+            if by_name[nd.split(reference)[0]].op != "Const"
+        ]
+        fed = [shapes[r].rank == 4 and _comes_as_it_was_fed(r, by_name) for r in parts]
+        if fed and all(fed):
+            yield node.op, "pictures that nothing has told it are some"
+        return
+    source = shapes[node.input[0]] if node.input else tf.TensorShape(None)
+    if not source.rank:
+        return
+
+    def number(place: int) -> Any:
+        return nd.constant_value(by_name[nd.split(node.input[place])[0]])
+
+    if node.op == "Transpose":
+        if source.rank > 4 or (source.rank == 4 and number(1).tolist() not in _TURNS):
+            yield node.op, "another order of axes than NHWC and NCHW"
+    elif node.op == "Pad" and source.rank == 4 and np.any(number(1)[3]):
+        yield node.op, "a border of channels"
+    elif node.op == "StridedSlice" and source.rank == 4:
+        yield node.op, "a part of pictures"
+    elif node.op == "Reshape":
+        sizes = number(1).tolist()
+        is_picture = len(sizes) == 4 and sizes[1:3] != [1, 1]
+        if is_picture and source.rank != 4 and _is_read(node.name, by_name):
+            yield node.op, "rows made pictures, which it takes for NCHW"
+
+
+def _comes_as_it_was_fed(reference: str, by_name: Mapping[str, Any]) -> bool:
+    """Whether no op on the way from an input says how pictures lie."""
+    node = by_name[nd.split(reference)[0]]
+    definition = nd.op_definition(node.op)
+    if definition is None or any(a.name == "data_format" for a in definition.attr):
+        return False
+    return all(
+        by_name[nd.split(each)[0]].op == "Const" or _comes_as_it_was_fed(each, by_name)
+        for each in node.input
+    )
+
+
+def _is_read(name: str, by_name: Mapping[str, Any]) -> bool:
+    return any(
+        nd.split(reference)[0] == name
+        for node in by_name.values()
+        for reference in node.input
+    )
+
+
+def _is_prelu(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Whether it adds the ReLU of a tensor and a multiple of its reverse's."""
+
+    def back(reference: str, op: str) -> str | None:
+        found = by_name[nd.split(reference)[0]]
+        if found.op != op:
+            return None
+        variable = [
+            ref for ref in found.input if by_name[nd.split(ref)[0]].op != "Const"
+        ]
+        return variable[0] if len(variable) == 1 else None
+
+    for one, other in (node.input, tuple(node.input)[::-1]):
+        steps: str | None = other
+        for op in ("Mul", "Relu", "Mul"):
+            steps = None if steps is None else back(steps, op)
+        if steps is not None and back(one, "Relu") == steps:
+            return True
+    return False
 
 
 def _taken_with_transposed(by_name: Mapping[str, Any]) -> set[str]:

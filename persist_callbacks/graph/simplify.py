@@ -179,7 +179,11 @@ def fold_constants(
     if any(node.op == "Switch" for node in graph_def.node):
         # Removes TF1's branches that a constant flag never takes.
         passes = ["constfold", "loop", *passes]
-    return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
+    try:
+        return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
+    except ValueError:
+        # It takes no graph that is fed a tensor of any rank, as TF1's scripts make it.
+        return graph_def
 
 
 def drop_unused(graph_def: Any, wanted: Sequence[str]) -> Any:

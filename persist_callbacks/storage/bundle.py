@@ -211,7 +211,7 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
 
     Returns:
         An eager CPU tensor for each key, with the dtype and shape that it was saved
-        with.
+        with; where TensorFlow does not execute eagerly, an array.
 
     Raises:
         TensorNotFound: the CKPT has no tensor of that key.
@@ -232,6 +232,9 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
             )
     if not keys:
         return {}
+    if not tf.executing_eagerly():
+        # In a script of TensorFlow 1's ways, an op would only promise the values.
+        return _read_arrays(prefix, keys)
     try:
         with tf.device("/CPU:0"):
             values = tf.raw_ops.RestoreV2(
@@ -243,6 +246,16 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
     except (tf.errors.OpError, IndexError, ValueError) as error:
         raise _damaged(f"{_short(prefix)}.data", error) from error
     return dict(zip(keys, values, strict=True))
+
+
+def _read_arrays(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
+    import tensorflow as tf
+
+    reader = _open(prefix)
+    try:
+        return {key: reader.get_tensor(key) for key in keys}
+    except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
+        raise _damaged(f"{_short(prefix)}.data", error) from error
 
 
 def scan(prefix: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:

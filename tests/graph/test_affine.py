@@ -147,6 +147,35 @@ def test_a_step_that_others_read_too() -> None:
     np.testing.assert_allclose(run(after), run(before), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("build", "ops"),
+    [
+        (lambda x: (x - 2000.0) / 0.5, ["AddV2", "Mul"]),
+        (lambda x: (x - 1990.0 - 10.0) * 2.0 + 3.0, ["AddV2", "Mul", "AddV2"]),
+        (
+            lambda x: (x - [1998.0, 1999.0, 2000.0, 2001.0]) / 0.5,
+            ["Mul", "AddV2", "Mul"],
+        ),
+    ],
+    ids=["number", "three", "vector"],
+)
+def test_what_is_taken_off_large_numbers_is_taken_off_first(
+    build: Any, ops: list[str]
+) -> None:
+    """A product and a sum that cancel each other would lose digits."""
+    before = graph_of(build)
+    after = merge_affine_chains(before)
+    assert kinds(after) == ops
+    years = PICTURE + 2000.0
+    wanted = [TensorInfo("y", None, "float32")]
+    found, expected = (
+        from_graph_def(each, None, wanted)(years) for each in (after, before)
+    )
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6)
+    # And again, of what it made itself.
+    assert kinds(merge_affine_chains(after)) == ops
+
+
 def test_trained_batch_norms_after_biases() -> None:
     """After biases that are not zero any more, a batch norm folds all the same."""
     x = keras.Input((8, 8, 3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,23 @@ def test_tf1_folder(tmp_path: Path) -> None:
         assert [info.name for info in frozen.inputs] == ["x"]
     with pytest.raises(TensorNotFound, match=r"likely ones are: y \(MatMul\)"):
         persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb")
+
+
+@pytest.mark.parametrize("outside", [True, False], ids=["outside", "in a graph"])
+def test_a_placeholder_of_any_shape(outside: bool, tmp_path: Path) -> None:
+    """As TF1's scripts make it; frozen in the midst of such a script's graph too."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, None, name="x")
+        w = v1.get_variable("w", initializer=[2.0, 3.0], use_resource=False)
+        tf.add(tf.nn.relu(x) * w[0], 1.0, name="y")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "old" / "model"))
+    with contextlib.nullcontext() if outside else tf.Graph().as_default():
+        frozen = persist_callbacks.freeze(
+            tmp_path / "old", tmp_path / "m.pb", outputs=["y"]
+        )
+        np.testing.assert_array_equal(frozen([-1.0, 4.0]), [1.0, 9.0])
 
 
 def test_checkpoint_without_a_graph(tmp_path: Path) -> None:

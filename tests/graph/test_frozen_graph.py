@@ -146,6 +146,13 @@ def test_too_many_arrays(cnn: FrozenGraph) -> None:
         cnn(np.zeros(1), np.zeros(1))
 
 
+def test_sizes_that_do_not_fit_together(pair: FrozenGraph) -> None:
+    """What only the graph itself can find out is an error of ours as well."""
+    for call in (pair, pair.predict):
+        with pytest.raises(InputMismatch, match=r"can compute with, found .*\[3,2\]"):
+            call({"a": A, "n": N[:2]})
+
+
 def test_batches_that_cannot_be_cut(pair: FrozenGraph) -> None:
     """Arrays of different lengths, and sizes below one, are refused."""
     with pytest.raises(InputMismatch, match="a: 3, n: 2"):

@@ -187,6 +187,26 @@ def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
         ),
         (lambda x: tf.matmul(x[0, 0], EYE) + x[0, 0], "MatMul", "wants a bias"),
         (lambda x: forked(x), "Conv2D", "some of its readers"),
+        (lambda x: 2.0 / (x + 1.0), "RealDiv", "constant divided"),
+        (lambda x: x * np.ones((4, 4, 3), np.float32), "Mul", "one a channel"),
+        (lambda x: x[:, 0] + np.ones(3, np.float32), "AddV2", "neither rows"),
+        (lambda x: tf.nn.bias_add(x[:, 0], EYE[0]), "BiasAdd", "neither rows"),
+        (lambda x: tf.reduce_mean(x, [1, 2, 3]), "Mean", "rows and columns"),
+        (lambda x: tf.transpose(x, [0, 2, 1, 3]), "Transpose", "order of axes"),
+        (lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [1, 0]]), "Pad", "channels"),
+        (lambda x: tf.nn.relu(x[:, 1:3]), "StridedSlice", "a part of pictures"),
+        (lambda x: tf.add_n(tf.split(x, 3, -1)), "Split", "nothing has told it"),
+        (lambda x: tf.concat([x, x], -1), "ConcatV2", "nothing has told it"),
+        (
+            lambda x: tf.nn.relu(tf.reshape(tf.reshape(x, [-1, 48]), [-1, 2, 8, 3])),
+            "Reshape",
+            "rows made pictures",
+        ),
+        (
+            lambda x: tf.nn.relu(x) + EYE[0] * tf.nn.relu(x * -1.0),
+            "AddV2",
+            "two ReLUs",
+        ),
     ],
 )
 def test_what_opencv_asks_of_ops(build: Any, op: str, reason: str) -> None:
