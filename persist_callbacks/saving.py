@@ -403,29 +403,22 @@ class Saver:
         begun = time.monotonic()
         try:
             snapshot = take()
+            position = snapshot.state.position
+            job = functools.partial(
+                write, self._store, self._keep, snapshot, reason, self._files
+            )
+            del snapshot
+            # There may be no thread to be had.
+            self._writer.submit(job)
         except Exception as error:  # noqa: BLE001 - reported as on_error says
             self._saved_at = begun
             _note_failure(self._store, error)
             self._fail(error)
             return
-        position = snapshot.state.position
-        at_epoch_end = position.batch == 0
-        job = functools.partial(
-            write, self._store, self._keep, snapshot, reason, self._files
-        )
-        del snapshot
-        try:
-            self._writer.submit(job)
-        except Exception as error:  # noqa: BLE001 - there may be no thread to be had
-            self._saved_at = begun
-            _note_failure(self._store, error)
-            self._fail(error)
-            return
-        finally:
-            del job
+        del job
         self._overhead.begin(time.monotonic() - begun)
         self._saved_at, self._saved_step = begun, position.step
-        if at_epoch_end:
+        if position.batch == 0:
             self._saved_epoch = position.epoch
 
     def save_before(

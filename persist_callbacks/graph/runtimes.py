@@ -7,7 +7,7 @@ said of a graph is what its ops and shapes tell; only loading it shows that it l
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -17,6 +17,7 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.canonical import in_order
 from persist_callbacks.graph.shapes import inferred_shapes
 
 _NOT_KNOWN = "an op that it does not have"
@@ -167,6 +168,8 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
     nodes = [node for node in graph_def.node if node.name not in swallowed]
     references = {ref for node in nodes for ref in node.input}
     shapes = inferred_shapes(graph_def, references)
+    read = {nd.split(reference)[0] for reference in references}
+    as_fed = _as_they_were_fed(by_name)
     yield from _readers_in_opencv(nodes, by_name)
     if graph_def.library.function:
         yield "Function", "calls of functions, such as loops"
@@ -198,8 +201,12 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
                 yield node.op, "a PReLU made of two ReLUs, which it does not join"
         elif node.op == "BiasAdd" and shapes[node.input[0]].rank not in (None, 2, 4):
             yield node.op, _ODD_BIAS
+        elif node.op in ("ConcatV2", "Split"):
+            pictures = [ref for ref in node.input if shapes[ref].rank == 4]
+            if pictures and {nd.split(ref)[0] for ref in pictures} <= as_fed:
+                yield node.op, "pictures that nothing has told it are some"
         else:
-            yield from _layout_in_opencv(node, shapes, by_name)
+            yield from _layout_in_opencv(node, shapes, by_name, read)
 
 
 def _readers_in_opencv(
@@ -274,19 +281,12 @@ def _constants_in_opencv(
 
 
 def _layout_in_opencv(
-    node: Any, shapes: Mapping[str, tf.TensorShape], by_name: Mapping[str, Any]
+    node: Any,
+    shapes: Mapping[str, tf.TensorShape],
+    by_name: Mapping[str, Any],
+    read: Collection[str],
 ) -> Iterator[tuple[str, str]]:
     """Yield what it does not do to pictures, which it keeps as NCHW."""
-    if node.op in ("ConcatV2", "Split"):
-        parts = [
-            reference
-            for reference in node.input
-            if by_name[nd.split(reference)[0]].op != "Const"
-        ]
-        fed = [shapes[r].rank == 4 and _comes_as_it_was_fed(r, by_name) for r in parts]
-        if fed and all(fed):
-            yield node.op, "pictures that nothing has told it are some"
-        return
     source = shapes[node.input[0]] if node.input else tf.TensorShape(None)
     if not source.rank:
         return
@@ -304,28 +304,21 @@ def _layout_in_opencv(
     elif node.op == "Reshape":
         sizes = number(1).tolist()
         is_picture = len(sizes) == 4 and sizes[1:3] != [1, 1]
-        if is_picture and source.rank != 4 and _is_read(node.name, by_name):
+        if is_picture and source.rank != 4 and node.name in read:
             yield node.op, "rows made pictures, which it takes for NCHW"
 
 
-def _comes_as_it_was_fed(reference: str, by_name: Mapping[str, Any]) -> bool:
-    """Whether no op on the way from an input says how pictures lie."""
-    node = by_name[nd.split(reference)[0]]
-    definition = nd.op_definition(node.op)
-    if definition is None or any(a.name == "data_format" for a in definition.attr):
-        return False
-    return all(
-        by_name[nd.split(each)[0]].op == "Const" or _comes_as_it_was_fed(each, by_name)
-        for each in node.input
-    )
-
-
-def _is_read(name: str, by_name: Mapping[str, Any]) -> bool:
-    return any(
-        nd.split(reference)[0] == name
-        for node in by_name.values()
-        for reference in node.input
-    )
+def _as_they_were_fed(by_name: Mapping[str, Any]) -> set[str]:
+    """Return the nodes on whose way from an input no op says how pictures lie."""
+    found: set[str] = set()
+    for node in in_order(by_name.values(), list(by_name)):
+        definition = nd.op_definition(node.op)
+        if definition is None or any(a.name == "data_format" for a in definition.attr):
+            continue
+        sources = {nd.split(reference)[0] for reference in node.input}
+        if all(name in found or by_name[name].op == "Const" for name in sources):
+            found.add(node.name)
+    return found
 
 
 def _is_prelu(node: Any, by_name: Mapping[str, Any]) -> bool:

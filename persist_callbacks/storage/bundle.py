@@ -220,7 +220,8 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
     import tensorflow as tf
 
     check_index(prefix)
-    dtypes = _open(prefix).get_variable_to_dtype_map()
+    reader = _open(prefix)
+    dtypes = reader.get_variable_to_dtype_map()
     for key in keys:
         if key not in dtypes:
             near = difflib.get_close_matches(key, dtypes, n=3, cutoff=0.4)
@@ -232,10 +233,10 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
             )
     if not keys:
         return {}
-    if not tf.executing_eagerly():
-        # In a script of TensorFlow 1's ways, an op would only promise the values.
-        return _read_arrays(prefix, keys)
     try:
+        if not tf.executing_eagerly():
+            # In a script of TensorFlow 1's ways, an op would only promise the values.
+            return {key: reader.get_tensor(key) for key in keys}
         with tf.device("/CPU:0"):
             values = tf.raw_ops.RestoreV2(
                 prefix=os.fspath(prefix),
@@ -243,19 +244,9 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
                 shape_and_slices=[""] * len(keys),
                 dtypes=[dtypes[key] for key in keys],
             )
-    except (tf.errors.OpError, IndexError, ValueError) as error:
-        raise _damaged(f"{_short(prefix)}.data", error) from error
-    return dict(zip(keys, values, strict=True))
-
-
-def _read_arrays(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
-    import tensorflow as tf
-
-    reader = _open(prefix)
-    try:
-        return {key: reader.get_tensor(key) for key in keys}
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         raise _damaged(f"{_short(prefix)}.data", error) from error
+    return dict(zip(keys, values, strict=True))
 
 
 def scan(prefix: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:

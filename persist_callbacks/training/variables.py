@@ -50,15 +50,16 @@ class VariableInfo:
         optimizer's class is what its keys begin with, and what it keeps of a weight is
         what they end with: a loss scale's wrapper hides the class alone.
         """
-        return (self.role, self._optimizer, self.shape, self.dtype) == (
+        return (self.role, self._kept, self.shape, self.dtype) == (
             other.role,
-            other._optimizer,
+            other._kept,
             other.shape,
             other.dtype,
         )
 
     @property
-    def _optimizer(self) -> tuple[str, str]:
+    def _kept(self) -> tuple[str, str]:
+        """By which optimizer it is kept, and as what."""
         if self.role != "optimizer":
             return "", ""
         first, *inner = self.key.split("/")
