@@ -14,8 +14,8 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.writing import Writer
 
 _RANKS = (2, 4)
 _BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
@@ -41,7 +41,7 @@ def broadcasts_to_convolutions(graph_def: Any) -> Any:
     shapes = inferred_shapes(graph_def, references) if suspects else {}
     if not any(_spread(node, by_name, shapes) for node in suspects):
         return graph_def
-    writer = _Writer(set(by_name), shapes)
+    rewritten = _Rewriting(set(by_name), shapes)
     result = nd.empty_like(graph_def)
     names = {node.name for node in suspects}
     for node in graph_def.node:
@@ -52,7 +52,7 @@ def broadcasts_to_convolutions(graph_def: Any) -> Any:
         if spread is None and not pictures:
             result.node.add().CopyFrom(node)
             continue
-        result.node.extend(writer.rewritten(node, spread, by_name))
+        result.node.extend(rewritten(node, spread, by_name))
     return result
 
 
@@ -82,51 +82,47 @@ def _spread(
     return None
 
 
-class _Writer:
-    """Writes nodes in the place of others, each spread picture once."""
+class _Rewriting:
+    """Gives nodes in the place of others; each picture is spread once."""
 
     def __init__(self, taken: set[str], shapes: Mapping[str, tf.TensorShape]) -> None:
         self._taken = taken
         self._shapes = shapes
         self._spread: dict[tuple[str, int], str] = {}
-        self._made: list[Any] = []
 
-    def rewritten(
+    def __call__(
         self, node: Any, spread: str | None, by_name: Mapping[str, Any]
     ) -> list[Any]:
         """Return the nodes in one's place; the last bears its name."""
-        self._made = []
+        writer = Writer(node.name, self._taken)
         if node.op == "Mean":
-            return self._mean(node, by_name)
+            return self._mean(node, by_name, writer)
         sides = list(node.input[:2])
         if spread is not None:
             other = sides[1] if sides[0] == spread else sides[0]
             source = by_name[nd.split(other)[0]]
             if source.op == "Const":
                 numbers = nd.constant_value(source).reshape(1, -1)
-                self._product(node.name, spread, numbers)
-                return self._made
+                self._product(writer, "", spread, numbers)
+                return writer.made
             channels = int(self._shapes[other][-1])
             wide = self._spread.get((spread, channels))
             if wide is None:
-                name = self._unique(f"{node.name}/spread")
                 ones = np.ones((1, channels), np.float32)
-                wide = self._product(name, spread, ones)
+                wide = self._product(writer, "spread", spread, ones)
                 self._spread[spread, channels] = wide
             sides = [wide if side == spread else side for side in sides]
         if node.op == "SquaredDifference":
-            gap = self._unique(f"{node.name}/difference")
-            self._add("Sub", gap, *sides)
-            self._add("Square", node.name, gap)
+            gap = writer.add("Sub", "difference", *sides, T=tf.float32)
+            writer.add("Square", "", gap, T=tf.float32)
         elif node.op == "Rsqrt":
-            root = self._unique(f"{node.name}/root")
-            self._add("Sqrt", root, *sides)
-            self._add("Reciprocal", node.name, root)
+            root = writer.add("Sqrt", "root", *sides, T=tf.float32)
+            writer.add("Reciprocal", "", root, T=tf.float32)
         else:
-            self._add(node.op, node.name, *sides)
-        return self._made
+            writer.add(node.op, "", *sides, T=tf.float32)
+        return writer.made
 
-    def _mean(self, node: Any, by_name: Mapping[str, Any]) -> list[Any]:
+    def _mean(self, node: Any, by_name: Mapping[str, Any], writer: Writer) -> list[Any]:
         """Take the mean of each pixel's channels by a product, and leave any other.
 
         OpenCV 5 takes it over another number of channels at each run but the first.
@@ -139,27 +135,12 @@ class _Writer:
         if not kept or not known or last not in ([shape.rank - 1], [-1]):
             return [node]
         shares = np.full((shape[-1], 1), 1 / shape[-1], np.float32)
-        self._product(node.name, node.input[0], shares)
-        return self._made
+        self._product(writer, "", node.input[0], shares)
+        return writer.made
 
-    def _product(self, name: str, source: str, weights: Any) -> str:
+    def _product(self, writer: Writer, part: str, source: str, weights: Any) -> str:
         """Multiply each pixel's or row's channels with a matrix."""
-        constant = self._unique(f"{name}/weights")
-        if self._shapes[source].rank == 2:
-            self._made.append(nd.constant(constant, weights, tf.float32))
-            self._add("MatMul", name, source, constant)
-            return name
-        filters = weights.reshape(1, 1, *weights.shape)
-        self._made.append(nd.constant(constant, filters, tf.float32))
-        self._add("Conv2D", name, source, constant)
-        self._made[-1].attr["strides"].list.i.extend([1, 1, 1, 1])
-        self._made[-1].attr["padding"].s = b"VALID"
-        return name
-
-    def _add(self, op: str, name: str, *inputs: str) -> None:
-        self._made.append(nd.make_node(op, name, inputs, T=tf.float32))
-
-    def _unique(self, name: str) -> str:
-        name = unique(name, self._taken)
-        self._taken.add(name)
-        return name
+        if self._shapes[source].rank != 2:
+            return writer.convolution(part, source, weights)
+        matrix = writer.constant(f"{part}/weights" if part else "weights", weights)
+        return writer.add("MatMul", part, source, matrix, T=tf.float32)

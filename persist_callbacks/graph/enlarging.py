@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.sizes import Evaluation, Sizes
+from persist_callbacks.graph.writing import Writer
 
 
 def repeats_to_resizes(graph_def: Any) -> Any:
@@ -51,13 +52,10 @@ def repeats_to_resizes(graph_def: Any) -> Any:
             continue
         source, size = found[node.name]
         dtype = tf.as_dtype(node.attr["T"].type)
-        name = unique(f"{node.name}/size", taken)
-        taken.add(name)
-        result.node.append(nd.constant(name, np.array(size, np.int32), tf.int32))
-        inputs = [source, name]
-        result.node.append(
-            nd.make_node("ResizeNearestNeighbor", node.name, inputs, T=dtype)
-        )
+        writer = Writer(node.name, taken)
+        sizes = writer.constant("size", np.array(size, np.int32))
+        writer.add("ResizeNearestNeighbor", "", source, sizes, T=dtype)
+        result.node.extend(writer.made)
     return result
 
 
@@ -103,84 +101,150 @@ def _is_exact(size: int, factor: int) -> bool:
 def transposed_convolution_sizes(graph_def: Any) -> Any:
     """Say a transposed convolution's size by its input's, where the batch is open.
 
-    It wants its whole output's shape. OpenCV takes a constant, or this one way to
-    compute it: the input's height and width times the strides.
+    It wants its whole output's shape. OpenCV takes a constant, or one way to compute it
+    for each padding: the input's height and width times the strides, and for "VALID"
+    what a filter sticks out besides. Where it does not stick out both are the same. A
+    filter that is smaller than the strides, of which ONNX' converter makes a negative
+    padding, is filled up with zeros.
 
     Args:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    suspects = [
-        node
-        for node in graph_def.node
-        if node.op == "Conv2DBackpropInput"
-        and by_name[nd.split(node.input[0])[0]].op != "Const"
-    ]
+    suspects = [node for node in graph_def.node if node.op == "Conv2DBackpropInput"]
     if not suspects:
         return graph_def
-    shapes = inferred_shapes(graph_def, [node.input[2] for node in suspects])
+    shapes = inferred_shapes(
+        graph_def, [ref for node in suspects for ref in node.input[1:]]
+    )
     taken, evaluate = set(by_name), Evaluation(graph_def)
-    written = {
-        node.name: _sizes(node, evaluate(node.input[0]), shapes, taken)
-        for node in suspects
-    }
     result = nd.empty_like(graph_def)
     for node in graph_def.node:
         made = tf.compat.v1.NodeDef()
         made.CopyFrom(node)
-        if added := written.get(node.name):
-            result.node.extend(added)
-            made.input[0] = added[-1].name
+        if node.op == "Conv2DBackpropInput":
+            facts = _facts(node, evaluate(node.input[0]), shapes)
+            if facts is not None:
+                filters = by_name[nd.split(node.input[1])[0]]
+                is_constant = by_name[nd.split(node.input[0])[0]].op == "Const"
+                writer = Writer(node.name, taken)
+                facts = _filled(made, facts, filters, writer)
+                if not is_constant:
+                    _sized(made, facts, writer)
+                result.node.extend(writer.made)
         result.node.append(made)
     return result
 
 
-def _sizes(
-    node: Any,
-    wanted: Sizes | None,
-    shapes: Mapping[str, tf.TensorShape],
-    taken: set[str],
-) -> list[Any]:
-    """Return the nodes that give a size; none if it is not input times strides."""
-    shape, strides = shapes[node.input[2]], list(node.attr["strides"].list.i)
-    if wanted is None or len(wanted) != 4 or shape.rank != 4:
-        return []
-    if None not in wanted:
-        name = unique(f"{node.name}/size", taken)
-        taken.add(name)
-        return [nd.constant(name, np.array(wanted, np.int32), tf.int32)]
-    same = node.attr["padding"].s == b"SAME"
-    if not same or None in wanted[1:] or None in shape.as_list()[1:3]:
-        return []
-    if wanted[1:3] != [shape[1] * strides[1], shape[2] * strides[2]]:
-        return []
-    made: list[Any] = []
+@dataclass(frozen=True)
+class _Facts:
+    """What is known of a transposed convolution.
 
-    def add(new: Any) -> str:
-        new.name = unique(f"{node.name}/{new.name}", taken)
-        taken.add(new.name)
-        made.append(new)
-        return str(new.name)
+    Args:
+        wanted: its output's four sizes, None for those that are open.
+        before: its input's height and width; each None if it is open, as the others.
+        kernel: its filter's.
+        strides: in both directions.
+    """
 
-    def constant(name: str, value: Any) -> str:
-        return add(nd.constant(name, np.asarray(value, np.int32), tf.int32))
+    wanted: Sizes
+    before: Sizes
+    kernel: Sizes
+    strides: list[int]
 
-    i32 = tf.int32
+    def more(self) -> Sizes:
+        """Tell how much larger than the input times the strides the output is."""
+        sides = zip(self.wanted[1:3], self.before, self.strides, strict=True)
+        return [
+            None if size is None or before is None else size - before * stride
+            for size, before, stride in sides
+        ]
+
+    def over(self) -> Sizes:
+        """Tell how much larger than the strides the filter is."""
+        sides = zip(self.kernel, self.strides, strict=True)
+        return [None if size is None else size - stride for size, stride in sides]
+
+
+def _facts(
+    node: Any, wanted: Sizes | None, shapes: Mapping[str, tf.TensorShape]
+) -> _Facts | None:
+    """Return what is known; None where not even the number of sizes is."""
+    filters, shape = shapes[node.input[1]], shapes[node.input[2]]
+    if wanted is None or len(wanted) != 4 or shape.rank != 4 or filters.rank != 4:
+        return None
+    strides = list(node.attr["strides"].list.i)[1:3]
+    return _Facts(wanted, shape.as_list()[1:3], filters.as_list()[:2], strides)
+
+
+def _is_plain(node: Any) -> bool:
+    """Whether it has no dilation, and no padding but the two that have names."""
+    dilations = list(node.attr["dilations"].list.i) if "dilations" in node.attr else []
+    return set(dilations) <= {1} and node.attr["padding"].s in (b"SAME", b"VALID")
+
+
+def _filled(node: Any, facts: _Facts, filters: Any, writer: Writer) -> _Facts:
+    """Give a node a filter that is nowhere smaller than the strides."""
+    short = [
+        more == 0 and over is not None and over < 0
+        for more, over in zip(facts.more(), facts.over(), strict=True)
+    ]
+    if not any(short) or filters.op != "Const" or not _is_plain(node):
+        return facts
+    kernel = [
+        stride if is_short else size
+        for is_short, size, stride in zip(
+            short, facts.kernel, facts.strides, strict=True
+        )
+    ]
+    array = nd.constant_value(filters)
+    filled = np.zeros((*kernel, *array.shape[2:]), array.dtype)
+    filled[: array.shape[0], : array.shape[1]] = array
     dtype = tf.as_dtype(node.attr["T"].type)
-    whole = add(nd.make_node("Shape", "shape", [node.input[2]], T=dtype, out_type=i32))
+    node.input[1] = writer.constant("filters", filled, dtype)
+    return replace(facts, kernel=kernel)
+
+
+def _sized(node: Any, facts: _Facts, writer: Writer) -> None:
+    """Give a node its size as OpenCV takes it, if that can be said."""
+    wanted, strides = facts.wanted, facts.strides
+    if None not in wanted:
+        node.input[0] = writer.constant("size", np.array(wanted, np.int32))
+        return
+    more, over = facts.more(), facts.over()
+    padding = bytes(node.attr["padding"].s)
+    if None in [wanted[3], *more]:
+        return
+    if more == [0, 0] and padding == b"SAME":
+        pass
+    elif more == over and _is_plain(node) and padding == b"VALID":
+        # Where it does not stick out, the other one has fewer nodes.
+        padding = b"SAME" if over == [0, 0] else padding
+    else:
+        return
+    dtype = tf.as_dtype(node.attr["T"].type)
+    types = {"T": dtype, "out_type": tf.int32}
+    whole = writer.add("Shape", "shape", node.input[2], **types)
     sizes = []
     for index, part in enumerate(("batch", "height", "width")):
         # OpenCV's reader writes into one of these, so each is there for itself.
-        bounds = [constant(f"{part}/{k}", [v]) for k, v in _bounds(index).items()]
-        types = {"T": i32, "Index": i32, "shrink_axis_mask": 1}
-        size = add(nd.make_node("StridedSlice", part, [whole, *bounds], **types))
+        bounds = [
+            writer.constant(f"{part}/{bound}", np.array([number], np.int32))
+            for bound, number in _bounds(index).items()
+        ]
+        types = {"T": tf.int32, "Index": tf.int32, "shrink_axis_mask": 1}
+        size = writer.add("StridedSlice", part, whole, *bounds, **types)
         if index:
-            stride = constant(f"{part}/stride", strides[index])
-            size = add(nd.make_node("Mul", f"{part}/times", [size, stride], T=i32))
+            stride = writer.constant(f"{part}/stride", np.int32(strides[index - 1]))
+            size = writer.add("Mul", f"{part}/times", size, stride, T=tf.int32)
+        if index and padding == b"VALID":
+            # By the name that its reader looks for; AddV2 is not it.
+            rest = writer.constant(f"{part}/rest", np.array(more[index - 1], np.int32))
+            size = writer.add("Add", f"{part}/plus", size, rest, T=tf.int32)
         sizes.append(size)
-    sizes.append(constant("channels", wanted[3]))
-    add(nd.make_node("Pack", "size", sizes, T=i32, N=4))
-    return made
+    sizes.append(writer.constant("channels", np.array(wanted[3], np.int32)))
+    node.input[0] = writer.add("Pack", "size", *sizes, T=tf.int32, N=4)
+    node.attr["padding"].s = padding
 
 
 def _bounds(index: int) -> dict[str, int]:

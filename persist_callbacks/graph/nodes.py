@@ -6,7 +6,7 @@ The op registry has no public name; it is touched in `op_definition` alone.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
 
@@ -125,6 +125,23 @@ def split(reference: str) -> tuple[str, int]:
     return name, int(port[-1]) if is_port else 0
 
 
+def redirected(reference: str, redirect: Mapping[str, str]) -> str:
+    """Follow an input to what stands in its node's place.
+
+    Args:
+        reference: as in a graph: ``node``, ``node:1`` or ``^node``.
+        redirect: node to the reference that takes the place of its first output.
+    """
+    name, port = split(reference)
+    while port == 0 and name in redirect:
+        reference = redirect[name]
+        name, port = split(reference)
+    while port < 0 and name in redirect:
+        name = split(redirect[name])[0]
+        reference = f"^{name}"
+    return reference
+
+
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield each function that a node calls: attribute and its NameAttrList."""
     for attribute in sorted(node.attr):
@@ -142,7 +159,8 @@ def make_node(op: str, name: str, inputs: Iterable[str] = (), **attrs: Any) -> A
         op: the type.
         name: the node's name.
         inputs: references to other nodes' outputs.
-        attrs: attribute values: AttrValue, or dtype, int, bool, bytes, TensorShape.
+        attrs: attribute values: AttrValue, or dtype, int, bool, bytes, TensorShape, or
+            a list of dtypes or of ints.
     """
     node = tf.compat.v1.NodeDef(op=op, name=name, input=list(inputs))
     for key, value in attrs.items():
@@ -151,7 +169,7 @@ def make_node(op: str, name: str, inputs: Iterable[str] = (), **attrs: Any) -> A
 
 
 def attribute(value: Any) -> Any:
-    """Return the AttrValue of a Python value, dtype, shape or list of dtypes."""
+    """Return the AttrValue of a Python value, dtype, shape, list of dtypes or ints."""
     made = tf.compat.v1.AttrValue()
     if isinstance(value, tf.compat.v1.AttrValue):
         made.CopyFrom(value)
@@ -165,6 +183,8 @@ def attribute(value: Any) -> Any:
         made.i = value
     elif isinstance(value, bytes):
         made.s = value
+    elif value and all(isinstance(each, int) for each in value):
+        made.list.i.extend(value)
     else:
         made.list.type.extend(dtype.as_datatype_enum for dtype in value)
     return made

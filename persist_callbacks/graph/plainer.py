@@ -10,10 +10,11 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.writing import Writer
 
 _TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv2DBackpropInput")
+_FLOATS = tuple(dtype.as_datatype_enum for dtype in (tf.float32, tf.float64))
 _SCALED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
@@ -45,10 +46,9 @@ def additions_to_biases(graph_def: Any) -> Any:
             result.node.add().CopyFrom(node)
             continue
         dtype = tf.as_dtype(node.attr["T"].type)
-        name = unique(f"{node.name}/bias", taken)
-        taken.add(name)
-        result.node.append(nd.constant(name, bias, dtype))
-        result.node.append(nd.make_node("BiasAdd", node.name, [value, name], T=dtype))
+        writer = Writer(node.name, taken)
+        writer.add("BiasAdd", "", value, writer.constant("bias", bias, dtype), T=dtype)
+        result.node.extend(writer.made)
     return result
 
 
@@ -82,15 +82,98 @@ def scales_into_weights(graph_def: Any) -> Any:
             result.node.add().CopyFrom(node)
             continue
         maker, numbers = folded[node.name]
-        name = unique(f"{node.name}/weights", taken)
-        taken.add(name)
+        writer = Writer(node.name, taken)
         dtype = tf.as_dtype(maker.attr["T"].type)
-        result.node.append(nd.constant(name, numbers, dtype))
-        made = result.node.add()
-        made.CopyFrom(maker)
-        made.name = node.name
-        made.input[1] = name
+        weights = writer.constant("weights", numbers, dtype)
+        writer.copy(maker, "", maker.input[0], weights)
+        result.node.extend(writer.made)
     return result
+
+
+def quotients_to_reciprocals(graph_def: Any) -> Any:
+    """Divide a constant by a tensor as its product with a reciprocal, to rounding.
+
+    OpenCV's reader divides by constants and tensors by tensors, and no constant.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    taken = set(by_name)
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        source = None
+        if node.op == "RealDiv" and node.attr["T"].type in _FLOATS:
+            above, below = (by_name[nd.split(ref)[0]] for ref in node.input[:2])
+            alone = above.op == "Const" and not above.input and below.op != "Const"
+            source = above if alone else None
+        if source is None:
+            result.node.add().CopyFrom(node)
+            continue
+        dtype = tf.as_dtype(node.attr["T"].type)
+        writer = Writer(node.name, taken)
+        is_one = bool(np.all(nd.constant_value(source) == 1))
+        if is_one and not source.attr["value"].tensor.tensor_shape.dim:
+            writer.add("Reciprocal", "", node.input[1], T=dtype)
+        else:
+            turned = writer.add("Reciprocal", "reciprocal", node.input[1], T=dtype)
+            writer.add("Mul", "", turned, node.input[0], T=dtype)
+        result.node.extend(writer.made)
+    return result
+
+
+def sums_of_products_to_differences(graph_def: Any) -> Any:
+    """Subtract a product with a negated vector where one would be added to a tensor.
+
+    OpenCV's reader takes what is added to a product with a vector for a constant, and
+    joins the two. The numbers are the very same.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    taken = set(by_name)
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        found = product_with_vector(node, by_name)
+        if found is None or node.attr["T"].type not in _FLOATS:
+            result.node.add().CopyFrom(node)
+            continue
+        place, product = found
+        ((value, vector),) = _with_constant(by_name, product, ("Mul",))
+        dtype = tf.as_dtype(node.attr["T"].type)
+        writer = Writer(node.name, taken)
+        negated = writer.constant("negated", -nd.constant_value(vector), dtype)
+        product = writer.add("Mul", "product", value, negated, T=dtype)
+        writer.add("Sub", "", node.input[1 - place], product, T=dtype)
+        result.node.extend(writer.made)
+    return result
+
+
+def product_with_vector(
+    node: Any, by_name: Mapping[str, Any]
+) -> tuple[int, Any] | None:
+    """Return which input of a sum of two tensors is a product with several numbers.
+
+    Args:
+        node: one of the graph's; None is returned unless it is such a sum.
+        by_name: the graph's nodes.
+
+    Returns:
+        The input's place, and the Mul.
+    """
+    if node.op not in ("Add", "AddV2"):
+        return None
+    sides = [by_name[nd.split(reference)[0]] for reference in node.input[:2]]
+    if any(side.op == "Const" for side in sides):
+        return None
+    for place, side in enumerate(sides):
+        found = _with_constant(by_name, side, ("Mul",))
+        if len(found) == 1:
+            shape = found[0][1].attr["value"].tensor.tensor_shape
+            if tf.TensorShape(shape).num_elements() != 1:
+                return place, side
+    return None
 
 
 def _scaled(maker: Any, weights: Any, scale: Any) -> np.ndarray[Any, Any] | None:

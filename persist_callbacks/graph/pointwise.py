@@ -10,8 +10,8 @@ from typing import Any
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.writing import Writer
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,9 @@ def dense_to_convolutions(graph_def: Any) -> Any:
             continue
         weights = nd.constant_value(dense.weights)
         dtype = tf.as_dtype(node.attr["T"].type)
-        name = unique(f"{node.name}/filters", taken)
-        taken.add(name)
-        filters = weights.reshape(1, 1, *weights.shape)
-        result.node.append(nd.constant(name, filters, dtype))
-        made = nd.make_node("Conv2D", node.name, [dense.source, name], T=dtype)
-        made.attr["strides"].list.i.extend([1, 1, 1, 1])
-        made.attr["padding"].s = b"VALID"
-        result.node.append(made)
+        writer = Writer(node.name, taken)
+        writer.convolution("", dense.source, weights, dtype)
+        result.node.extend(writer.made)
     return result
 
 

@@ -5,6 +5,7 @@ Other runtimes, and TensorFlow itself on some processors, have no kernel for the
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,8 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.writing import Writer
 
 # What a caller feeds, and constants, which some readers take for no result.
 _NAMED_ALREADY = ("Const", "Placeholder", "PlaceholderWithDefault")
@@ -37,31 +38,48 @@ _ASKED_FOR = {
 def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
     """Let the op that computes an output bear its name, not an Identity after it.
 
-    OpenCV's reader removes each Identity, and does not find the output then.
+    OpenCV's reader removes each Identity, and does not find the output then. OpenVINO's
+    takes what nothing reads for results: an op that others read too goes on to them,
+    and the output is its product with one, which changes no number.
 
     Args:
         graph_def: a GraphDef; not changed.
         outputs: nodes that are wanted by name.
     """
     by_name = {node.name: node for node in graph_def.node}
+    identities = {
+        output: by_name[output].input[0]
+        for output in outputs
+        if by_name[output].op == "Identity" and len(by_name[output].input) == 1
+    }
+    # What reads an output reads what the output is of, so that all are counted.
+    body = [_redirected(node, identities) for node in graph_def.node]
+    reads = Counter(nd.split(ref)[0] for node in body for ref in node.input)
     renamed: dict[str, str] = {}
-    for output in outputs:
-        node = by_name[output]
-        if node.op != "Identity" or len(node.input) != 1:
+    multiplied = set()
+    for output in identities:
+        reference = nd.redirected(output, identities)
+        source, port = nd.split(reference)
+        if by_name[source].op in _NAMED_ALREADY or source in outputs:
             continue
-        source, port = nd.split(node.input[0])
-        taken = source in outputs or source in renamed
-        if port == 0 and not taken and by_name[source].op not in _NAMED_ALREADY:
+        if port == 0 and reads[source] == 1:
             renamed[source] = output
+        elif tf.as_dtype(by_name[output].attr["T"].type).is_floating:
+            multiplied.add(output)
+    taken = set(by_name)
     result = nd.empty_like(graph_def)
-    for node in graph_def.node:
+    for node in body:
         if node.name in renamed.values():
             continue
-        made = result.node.add()
-        made.CopyFrom(node)
-        made.name = renamed.get(node.name, node.name)
-        del made.input[:]
-        made.input.extend(_renamed(reference, renamed) for reference in node.input)
+        if node.name in multiplied:
+            dtype = tf.as_dtype(node.attr["T"].type)
+            writer = Writer(node.name, taken)
+            one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
+            writer.add("Mul", "", node.input[0], one, T=dtype)
+            result.node.extend(writer.made)
+            continue
+        node.name = renamed.get(node.name, node.name)
+        result.node.append(node)
     return result
 
 
@@ -95,15 +113,13 @@ def erfc_to_erf(graph_def: Any) -> Any:
             result.node.add().CopyFrom(node)
             continue
         dtype = tf.as_dtype(node.attr["T"].type)
-        parts = ("one", "negative", "erf")
-        one, negative, erf = (unique(f"{node.name}/{p}", taken) for p in parts)
-        taken.update([one, negative, erf])
-        ones = np.ones((), dtype.as_numpy_dtype)
+        writer = Writer(node.name, taken)
         # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
-        result.node.append(nd.constant(one, ones, dtype))
-        result.node.append(nd.make_node("Neg", negative, node.input, T=dtype))
-        result.node.append(nd.make_node("Erf", erf, [negative], T=dtype))
-        result.node.append(nd.make_node("AddV2", node.name, [erf, one], T=dtype))
+        one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
+        negative = writer.add("Neg", "negative", *node.input, T=dtype)
+        erf = writer.add("Erf", "erf", negative, T=dtype)
+        writer.add("AddV2", "", erf, one, T=dtype)
+        result.node.extend(writer.made)
     return result
 
 
@@ -141,25 +157,21 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
     return result
 
 
-def _renamed(reference: str, renamed: Mapping[str, str]) -> str:
-    name, port = nd.split(reference)
-    name = renamed.get(name, name)
-    return f"^{name}" if port < 0 else name if port == 0 else f"{name}:{port}"
+def _redirected(node: Any, redirect: Mapping[str, str]) -> Any:
+    """Copy a node that reads what stands in other nodes' places."""
+    made = tf.compat.v1.NodeDef()
+    made.CopyFrom(node)
+    del made.input[:]
+    made.input.extend(nd.redirected(reference, redirect) for reference in node.input)
+    return made
 
 
 def _ungrouped(
     node: Any, filters: np.ndarray[Any, Any], groups: int, taken: set[str]
 ) -> list[Any]:
     """Return the nodes in a grouped convolution's place; the last bears its name."""
-    made: list[Any] = []
+    writer = Writer(node.name, taken)
     dtype = tf.as_dtype(node.attr["T"].type)
-
-    def add(new: Any) -> str:
-        new.name = unique(new.name, taken)
-        taken.add(new.name)
-        made.append(new)
-        return str(new.name)
-
     strides = list(node.attr["strides"].list.i)
     dilations = list(node.attr["dilations"].list.i) if "dilations" in node.attr else []
     plain = strides[1] == strides[2] and set(dilations) <= {1}
@@ -167,33 +179,17 @@ def _ungrouped(
     if filters.shape[2] == 1 and plain:
         # Output channels of a group stand together in both.
         each = filters.reshape(*filters.shape[:2], groups, -1)
-        by_channel = add(nd.constant(f"{node.name}/filters", each, dtype))
-        depthwise = nd.make_node(
-            "DepthwiseConv2dNative", node.name, [node.input[0], by_channel]
-        )
-        for key in ("T", "strides", "padding"):
-            depthwise.attr[key].CopyFrom(node.attr[key])
-        return [*made, depthwise]
-    axis = add(nd.constant(f"{node.name}/axis", np.int32(3), tf.int32))
-    split = add(
-        nd.make_node(
-            "Split",
-            f"{node.name}/groups",
-            [axis, node.input[0]],
-            T=dtype,
-            num_split=groups,
-        )
-    )
+        by_channel = writer.constant("filters", each, dtype)
+        kept = {key: node.attr[key] for key in ("T", "strides", "padding")}
+        writer.add("DepthwiseConv2dNative", "", node.input[0], by_channel, **kept)
+        return writer.made
+    axis = writer.constant("axis", np.int32(3))
+    types = {"T": dtype, "num_split": groups}
+    split = writer.add("Split", "groups", axis, node.input[0], **types)
     parts = []
     for index, array in enumerate(np.split(filters, groups, axis=3)):
-        weights = add(nd.constant(f"{node.name}/filters_{index}", array, dtype))
-        part = tf.compat.v1.NodeDef()
-        part.CopyFrom(node)
-        part.name = f"{node.name}/group_{index}"
-        del part.input[:]
-        part.input.extend([split if index == 0 else f"{split}:{index}", weights])
-        parts.append(add(part))
-    joined = nd.make_node(
-        "ConcatV2", node.name, [*parts, axis], T=dtype, Tidx=tf.int32, N=groups
-    )
-    return [*made, joined]
+        weights = writer.constant(f"filters_{index}", array, dtype)
+        source = split if index == 0 else f"{split}:{index}"
+        parts.append(writer.copy(node, f"group_{index}", source, weights))
+    writer.add("ConcatV2", "", *parts, axis, T=dtype, Tidx=tf.int32, N=groups)
+    return writer.made

@@ -18,6 +18,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import in_order
+from persist_callbacks.graph.plainer import product_with_vector
 from persist_callbacks.graph.shapes import inferred_shapes
 
 _NOT_KNOWN = "an op that it does not have"
@@ -46,6 +47,7 @@ _ODD_BIAS = "one number a channel, of what are neither rows nor pictures"
 # OpenCV keeps pictures as NCHW, and knows these ways between the two.
 _TURNS = ([0, 3, 1, 2], [0, 2, 3, 1])
 _JOINED_WITH_BIAS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
+_SIZE_OF_TRANSPOSED = {"Add", "Const", "Mul", "Pack", "Shape", "StridedSlice"}
 _ARITHMETIC = ("Add", "AddV2", "Mul", "RealDiv", "Sub")
 
 
@@ -197,8 +199,8 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
         elif node.op in _ARITHMETIC:
             yield from _arithmetic_in_opencv(node, constants, shapes)
             yield from _constants_in_opencv(node, constants, shapes, by_name)
-            if _is_prelu(node, by_name):
-                yield node.op, "a PReLU made of two ReLUs, which it does not join"
+            if product_with_vector(node, by_name) is not None:
+                yield node.op, "a tensor added to a product with a vector, as its bias"
         elif node.op == "BiasAdd" and shapes[node.input[0]].rank not in (None, 2, 4):
             yield node.op, _ODD_BIAS
         elif node.op in ("ConcatV2", "Split"):
@@ -321,27 +323,6 @@ def _as_they_were_fed(by_name: Mapping[str, Any]) -> set[str]:
     return found
 
 
-def _is_prelu(node: Any, by_name: Mapping[str, Any]) -> bool:
-    """Whether it adds the ReLU of a tensor and a multiple of its reverse's."""
-
-    def back(reference: str, op: str) -> str | None:
-        found = by_name[nd.split(reference)[0]]
-        if found.op != op:
-            return None
-        variable = [
-            ref for ref in found.input if by_name[nd.split(ref)[0]].op != "Const"
-        ]
-        return variable[0] if len(variable) == 1 else None
-
-    for one, other in (node.input, tuple(node.input)[::-1]):
-        steps: str | None = other
-        for op in ("Mul", "Relu", "Mul"):
-            steps = None if steps is None else back(steps, op)
-        if steps is not None and back(one, "Relu") == steps:
-            return True
-    return False
-
-
 def _taken_with_transposed(by_name: Mapping[str, Any]) -> set[str]:
     """Return the nodes that compute a transposed convolution's size as OpenCV knows."""
     taken: set[str] = set()
@@ -359,7 +340,9 @@ def _taken_with_transposed(by_name: Mapping[str, Any]) -> set[str]:
                 # What the shape is of is computed whether its shape is wanted or not.
                 reads = [] if each.op == "Shape" else each.input
                 waiting.extend(nd.split(ref)[0] for ref in reads)
-        if sum(by_name[name].op == "Mul" for name in inner) == 2:
+        ops = Counter(by_name[name].op for name in inner)
+        more = 2 if node.attr["padding"].s == b"VALID" else 0
+        if ops["Mul"] == 2 and ops["Add"] == more and set(ops) <= _SIZE_OF_TRANSPOSED:
             taken |= inner
     return taken
 

@@ -23,7 +23,9 @@ from persist_callbacks.graph.enlarging import (
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.plainer import (
     additions_to_biases,
+    quotients_to_reciprocals,
     scales_into_weights,
+    sums_of_products_to_differences,
 )
 from persist_callbacks.graph.pointwise import dense_to_convolutions
 from persist_callbacks.graph.portable import (
@@ -58,9 +60,11 @@ PASSES: Mapping[str, Pass] = {
     "dense_to_convolutions": lambda g, *_: dense_to_convolutions(g),
     "repeats_to_resizes": lambda g, *_: repeats_to_resizes(g),
     "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
+    "quotients_to_reciprocals": lambda g, *_: quotients_to_reciprocals(g),
     "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
     "scales_into_weights": lambda g, *_: scales_into_weights(g),
     "additions_to_biases": lambda g, *_: additions_to_biases(g),
+    "sums_of_products_to_differences": lambda g, *_: sums_of_products_to_differences(g),
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
     "spell_out_softmaxes": lambda g, *_: spell_out_softmaxes(g),
     "broadcasts_to_convolutions": lambda g, *_: broadcasts_to_convolutions(g),
@@ -139,7 +143,7 @@ def name_outputs(graph_def: Any, outputs: Sequence[str]) -> Any:
             continue
         inner = unique(f"{output}/result", by_name)
         for reader in result.node:
-            references = [_redirected(ref, {output: inner}) for ref in reader.input]
+            references = [nd.redirected(ref, {output: inner}) for ref in reader.input]
             del reader.input[:]
             reader.input.extend(references)
         node.name = inner
@@ -179,11 +183,7 @@ def fold_constants(
     if any(node.op == "Switch" for node in graph_def.node):
         # Removes TF1's branches that a constant flag never takes.
         passes = ["constfold", "loop", *passes]
-    try:
-        return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
-    except ValueError:
-        # It takes no graph that is fed a tensor of any rank, as TF1's scripts make it.
-        return graph_def
+    return _grappler(graph_def, passes, inputs=inputs, outputs=outputs)
 
 
 def drop_unused(graph_def: Any, wanted: Sequence[str]) -> Any:
@@ -223,18 +223,6 @@ def spell_out_constants(graph_def: Any) -> Any:
     return result
 
 
-def _redirected(reference: str, redirect: dict[str, str]) -> str:
-    """Follow an input reference to what stands in its node's place."""
-    name, port = nd.split(reference)
-    while port == 0 and name in redirect:
-        reference = redirect[name]
-        name, port = nd.split(reference)
-    while port < 0 and name in redirect:
-        name = nd.split(redirect[name])[0]
-        reference = f"^{name}"
-    return reference
-
-
 def _first_output_type(node: Any) -> Any:
     """Return the dtype of a node's first output; None where its OpDef does not tell."""
     definition = nd.op_definition(node.op)
@@ -261,7 +249,10 @@ def _grappler(
     inputs: Sequence[str],
     outputs: Sequence[str],
 ) -> Any:
-    """Run TensorFlow's graph optimizer with the passes named, once, and no others."""
+    """Run TensorFlow's graph optimizer with the passes named, once, and no others.
+
+    A graph that it does not take is returned as it is.
+    """
     if not graph_def.node:
         return graph_def
     meta = tf.compat.v1.MetaGraphDef()
@@ -281,6 +272,10 @@ def _grappler(
     # More find nothing more in any kind of model that the tests know.
     options.meta_optimizer_iterations = 1
     options.optimizers.extend(passes)
-    return tf_optimizer.OptimizeGraph(
-        config, meta, verbose=False, graph_id=b"persist_callbacks"
-    )
+    try:
+        return tf_optimizer.OptimizeGraph(
+            config, meta, verbose=False, graph_id=b"persist_callbacks"
+        )
+    except ValueError:
+        # It takes no graph that is fed a tensor of any rank, as TF1's scripts make it.
+        return graph_def

@@ -9,8 +9,8 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.writing import Writer
 
 _MAKE_PICTURES = (
     *("AvgPool", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MaxPool"),
@@ -49,7 +49,7 @@ def spell_out_softmaxes(graph_def: Any) -> Any:
         if shape is None or shape.rank != 4 or shape[-1] is None:
             result.node.add().CopyFrom(node)
             continue
-        result.node.extend(_Parts(node, int(shape[-1]), taken).written())
+        result.node.extend(_written(node, int(shape[-1]), taken))
     return result
 
 
@@ -65,71 +65,44 @@ def _is_picture(reference: str, by_name: Mapping[str, Any]) -> bool:
     return False
 
 
-class _Parts:
-    """Writes one softmax."""
+def _written(node: Any, channels: int, taken: set[str]) -> list[Any]:
+    """Return the nodes in a softmax' place; the last bears its name."""
+    writer = Writer(node.name, taken)
+    (source,) = node.input
+    largest = _largest(writer, source, channels)
+    below = writer.add("Sub", "below", source, largest, T=tf.float32)
+    power = writer.add("Exp", "exponential", below, T=tf.float32)
+    ones = np.ones((channels, channels), np.float32)
+    total = writer.convolution("sum", power, ones)
+    writer.add("RealDiv", "", power, total, T=tf.float32)
+    return writer.made
 
-    def __init__(self, node: Any, channels: int, taken: set[str]) -> None:
-        self._node = node
-        self._channels = channels
-        self._taken = taken
-        self._made: list[Any] = []
 
-    def written(self) -> list[Any]:
-        """Return the nodes in a softmax' place; the last bears its name."""
-        (source,) = self._node.input
-        below = self._add("Sub", "below", source, self._largest(source))
-        power = self._add("Exp", "exponential", below)
-        ones = np.ones((1, 1, self._channels, self._channels), np.float32)
-        filters = self._constant("ones", ones)
-        total = self._add("Conv2D", "sum", power, filters)
-        self._made[-1].attr["strides"].list.i.extend([1, 1, 1, 1])
-        self._made[-1].attr["padding"].s = b"VALID"
-        self._add("RealDiv", "", power, total)
-        self._made[-1].name = self._node.name
-        return self._made
+def _largest(writer: Writer, current: str, channels: int) -> str:
+    """Take the largest of each pixel's channels, by halves: b is a + relu(b - a).
 
-    def _largest(self, current: str) -> str:
-        """Take the largest of each pixel's channels, by halves: b is a + relu(b - a).
+    It keeps the exponentials small; a digit more or less does not matter.
+    """
+    count = channels
+    while count > 1:
+        half, odd = divmod(count, 2)
+        one = _slice(writer, current, 0, half)
+        other = _slice(writer, current, half, half)
+        gap = writer.add("Sub", "gap", other, one, T=tf.float32)
+        more = writer.add("Relu", "more", gap, T=tf.float32)
+        larger = writer.add("AddV2", "larger", one, more, T=tf.float32)
+        if odd:
+            rest = _slice(writer, current, count - 1, 1)
+            axis = writer.constant("axis", np.int32(3))
+            types = {"T": tf.float32, "Tidx": tf.int32, "N": 2}
+            larger = writer.add("ConcatV2", "with_rest", larger, rest, axis, **types)
+        current, count = larger, half + odd
+    return current
 
-        It keeps the exponentials small; a digit more or less does not matter.
-        """
-        count = self._channels
-        while count > 1:
-            half, odd = divmod(count, 2)
-            one = self._slice(current, 0, half)
-            other = self._slice(current, half, half)
-            gap = self._add("Sub", "gap", other, one)
-            more = self._add("Relu", "more", gap)
-            larger = self._add("AddV2", "larger", one, more)
-            if odd:
-                rest = self._slice(current, count - 1, 1)
-                axis = self._constant("axis", np.int32(3))
-                larger = self._add("ConcatV2", "with_rest", larger, rest, axis)
-                self._made[-1].attr["N"].i = 2
-                self._made[-1].attr["Tidx"].type = tf.int32.as_datatype_enum
-            current, count = larger, half + odd
-        return current
 
-    def _slice(self, source: str, begin: int, size: int) -> str:
-        bounds = [[0, 0, 0, begin], [-1, -1, -1, size]]
-        arrays = [np.array(each, np.int32) for each in bounds]
-        names = [self._constant("bounds", array) for array in arrays]
-        made = self._add("Slice", "part", source, *names)
-        self._made[-1].attr["Index"].type = tf.int32.as_datatype_enum
-        return made
-
-    def _constant(self, part: str, value: Any) -> str:
-        name = self._unique(part)
-        array = np.asarray(value)
-        self._made.append(nd.constant(name, array, tf.as_dtype(array.dtype)))
-        return name
-
-    def _add(self, op: str, part: str, *inputs: str) -> str:
-        name = self._unique(part)
-        self._made.append(nd.make_node(op, name, inputs, T=tf.float32))
-        return name
-
-    def _unique(self, part: str) -> str:
-        name = unique(f"{self._node.name}/{part}", self._taken)
-        self._taken.add(name)
-        return name
+def _slice(writer: Writer, source: str, begin: int, size: int) -> str:
+    bounds = [
+        writer.constant("bounds", np.array(each, np.int32))
+        for each in ([0, 0, 0, begin], [-1, -1, -1, size])
+    ]
+    return writer.add("Slice", "part", source, *bounds, T=tf.float32, Index=tf.int32)

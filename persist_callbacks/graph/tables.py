@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.writing import Writer
 
 _MAKES = ("HashTableV2", "HashTable", "MutableHashTableV2", "MutableHashTable")
 _FILLS = ("InitializeTableV2", "InitializeTable", "LookupTableImportV2")
@@ -128,32 +128,18 @@ def _behind_identities(by_name: Mapping[str, Any], reference: str) -> Any:
 
 def _find(node: Any, table: Table, taken: set[str]) -> list[Any]:
     """Return the nodes that stand in a lookup's place; the last bears its name."""
-    made: list[Any] = []
+    writer = Writer(node.name, taken)
+    add, constant = writer.add, writer.constant
     wanted, default = node.input[1], node.input[2]
     key_type = tf.as_dtype(node.attr["Tin"].type)
     value_type = tf.as_dtype(node.attr["Tout"].type)
     i64 = tf.int64
 
-    def add(op: str, name: str, *inputs: str, **attrs: Any) -> str:
-        name = unique(f"{node.name}/{name}", taken)
-        taken.add(name)
-        made.append(nd.make_node(op, name, inputs, **attrs))
-        return name
-
-    def constant(name: str, value: Any, dtype: Any) -> str:
-        name = unique(f"{node.name}/{name}", taken)
-        taken.add(name)
-        made.append(nd.constant(name, np.asarray(value), dtype))
-        return name
-
     if not len(table.keys):
         # Nothing is found: the default, in the shape of what is looked up.
         shape = add("Shape", "shape", wanted, T=key_type, out_type=tf.int32)
-        made.append(
-            nd.make_node("BroadcastTo", node.name, [default, shape], T=value_type)
-        )
-        made[-1].attr["Tidx"].type = tf.int32.as_datatype_enum
-        return made
+        add("BroadcastTo", "", default, shape, T=value_type, Tidx=tf.int32)
+        return writer.made
 
     starts, widest, order = _buckets(table.keys, key_type)
     keys = constant("keys", table.keys[order], key_type)
@@ -192,10 +178,8 @@ def _find(node: Any, table: Table, taken: set[str]) -> list[Any]:
     place = add("Maximum", "safe_place", hit, one, T=i64)
     place = add("Sub", "index", place, one, T=i64)
     value = gather("value", values, place, value_type)
-    made.append(
-        nd.make_node("SelectV2", node.name, [there, value, default], T=value_type)
-    )
-    return made
+    add("SelectV2", "", there, value, default, T=value_type)
+    return writer.made
 
 
 def _buckets(keys: Any, dtype: Any) -> tuple[Any, int, Any]:

@@ -72,6 +72,26 @@ def unet() -> keras.Model:
     return keras.Model(x, L.Conv2D(2, 1, activation="softmax", name="mask")(y))
 
 
+def growing() -> keras.Model:
+    """Transposed convolutions whose filters stick out, fit and leave gaps."""
+    x = functional(5, 4, 3)
+    y = L.Conv2D(3, 1, activation="relu")(x)
+    for kernel, strides in ((3, 2), (2, 2), (1, 2), ((3, 2), (1, 2))):
+        y = L.Conv2DTranspose(4, kernel, strides=strides, activation="relu")(y)
+    return keras.Model(x, L.Conv2D(2, 1, name="grown")(y))
+
+
+def prelu_and_quotients() -> keras.Model:
+    """A slope for each channel, a constant over a tensor, scales beside a residual."""
+    x = functional(8, 8, 3)
+    y = L.Conv2D(4, 3, padding="same")(x)
+    y = L.PReLU(alpha_initializer="random_normal", shared_axes=[1, 2])(y)
+    y = y + L.ReLU()(y) * np.array([0.5, -1.0, 2.0, 0.1], np.float32)
+    y = 2.0 / (1.5 + L.Activation("sigmoid")(y))
+    y = L.PReLU(alpha_initializer="random_normal")(L.Dense(4)(L.Flatten()(y)))
+    return head(x, y + 1.0 / (2.0 + ops.tanh(y)))
+
+
 def residual() -> keras.Model:
     x = functional(8, 8, 4)
     y = x
@@ -356,6 +376,16 @@ def several_outputs() -> keras.Model:
     return keras.Model(x, [L.Dense(2, name="kind")(y), L.Dense(1, name="size")(y)])
 
 
+def outputs_on_the_way() -> keras.Model:
+    """What it gives is read on, given twice, and parts of one op."""
+    x = functional(8, 8, 3)
+    y = L.Conv2D(4, 3, activation="relu", name="features")(x)
+    pooled = L.GlobalAveragePooling2D(name="pooled")(y)
+    first, second = ops.split(L.Dense(4, activation="tanh")(pooled), 2, axis=-1)
+    scores = L.Dense(2, name="scores")(pooled)
+    return keras.Model(x, [y, pooled, scores, scores, first, second])
+
+
 def fixed_batch() -> keras.Model:
     x = keras.Input(batch_shape=(8, 5), name="x")
     return head(x, L.Dense(4)(x))
@@ -483,6 +513,7 @@ def python_function() -> keras.Model:
 ZOO = ["mlp", "cnn", "any_size", "recurrent", "dicts", "nested", "attention"]
 OURS: list[Callable[[], keras.Model]] = [
     batch_norm_mlp, separable_cnn, grouped_and_dilated_cnn, conv1d, conv3d, unet,
+    growing, prelu_and_quotients, outputs_on_the_way,
     residual, squeeze_and_excite, mobilenet, shapes, activations, merges,
     normalizations, lstm, gru, simple_rnn_backwards, unrolled_lstm, bidirectional,
     masked_rnn, encoder_decoder, conv_lstm, time_distributed, custom_cell, transformer,

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.enlarging import (
     repeats_to_resizes,
     transposed_convolution_sizes,
@@ -103,9 +104,11 @@ def test_other_copies_stay(build: Callable[[Any], Any]) -> None:
 
 
 def transposed(
-    x: Any, kernel: int, stride: int, size: Any, padding: str = "SAME"
+    x: Any, kernel: Any, stride: int, size: Any, padding: str = "SAME"
 ) -> Any:
-    filters = np.ones((kernel, kernel, 4, 3), np.float32)
+    kernel = kernel if isinstance(kernel, tuple) else (kernel, kernel)
+    filters = np.random.default_rng(1).standard_normal((*kernel, 4, 3))
+    filters = filters.astype(np.float32)
     return tf.nn.conv2d_transpose(x, filters, size, stride, padding)
 
 
@@ -132,6 +135,54 @@ def test_transposed_convolutions(kernel: int, stride: int) -> None:
     np.testing.assert_array_equal(run(after), run(before))
 
 
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [
+        *[((2, 2), 2, "SAME"), ((1, 1), 2, "SAME"), ((3, 3), 2, "VALID")],
+        *[((3, 3), 1, "VALID"), ((5, 5), 3, "VALID"), ((3, 1), 2, "VALID")],
+        *[((1, 2), 2, "SAME"), ((2, 3), 2, "VALID")],
+    ],
+)
+def test_transposed_convolutions_without_a_border(
+    kernel: tuple[int, int], stride: int, padding: str
+) -> None:
+    """What a filter sticks out is added; where it does not, either padding is right."""
+    more = [max(size - stride, 0) for size in kernel]
+
+    def build(x: Any) -> Any:
+        size = by_batch(x, 7 * stride + more[0], 5 * stride + more[1], 4)
+        return transposed(tf.nn.relu(x), kernel, stride, size, "VALID")
+
+    before = graph_of(build)
+    after = transposed_convolution_sizes(before)
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    assert made.attr["padding"].s.decode() == padding
+    assert count_ops(after).get("Add", 0) == (2 if padding == "VALID" else 0)
+    np.testing.assert_allclose(run(after), run(before), atol=1e-6)
+
+
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize("padding", ["SAME", "VALID"])
+@pytest.mark.parametrize("kernel", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 4), (2, 3)])
+def test_filters_that_are_smaller_than_the_strides(
+    kernel: tuple[int, int], padding: str, batch: int | None
+) -> None:
+    """They are filled up with zeros."""
+
+    def build(x: Any) -> Any:
+        more = [max(size - 3, 0) if padding == "VALID" else 0 for size in kernel]
+        size = by_batch(x, 21 + more[0], 15 + more[1], 4)
+        return transposed(tf.nn.relu(x), kernel, 3, size, padding)
+
+    before = graph_of(build, batch)
+    after = transposed_convolution_sizes(before)
+    by_name = {node.name: node for node in after.node}
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    filters = nd.constant_value(by_name[made.input[1]])
+    assert filters.shape == (*np.maximum(kernel, 3), 4, 3)
+    np.testing.assert_allclose(run(after), run(before), atol=1e-6)
+
+
 def test_a_size_that_is_known() -> None:
     """It is a constant, whatever the padding."""
 
@@ -147,9 +198,10 @@ def test_a_size_that_is_known() -> None:
 @pytest.mark.parametrize(
     ("build", "batch"),
     [
-        (lambda x: transposed(x, 2, 2, by_batch(x, 14, 10, 4), "VALID"), None),
+        (lambda x: transposed(x, 3, 2, by_batch(x, 16, 12, 4), "VALID"), None),
         (lambda x: transposed(x, 3, 2, by_batch(x, 13, 9, 4)), None),
         (lambda x: transposed(x, 2, 2, [2, 14, 10, 4]), 2),
+        (lambda x: transposed(x, 2, 3, by_batch(x, 20, 14, 4)), None),
     ],
 )
 def test_sizes_that_stay(build: Callable[[Any], Any], batch: int | None) -> None:

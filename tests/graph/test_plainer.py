@@ -102,6 +102,76 @@ def test_weights_that_are_turned() -> None:
     assert count_ops(plainer.scales_into_weights(before))["Mul"] == 1
 
 
+@pytest.mark.parametrize(
+    "constant", [1.0, -3.0, [1.0, 1.0, 2.0, 3.0], np.ones((1, 1, 1, 4)), np.ones(4)]
+)
+def test_a_constant_over_a_tensor(constant: Any) -> None:
+    """It is a product with the reciprocal, and a reciprocal alone for a one."""
+    before = graph_of(lambda x: np.asarray(constant, np.float32) / (x * x + 1.0))
+    after = plainer.quotients_to_reciprocals(before)
+    ops = count_ops(after)
+    assert ops["Reciprocal"] == 1
+    assert "RealDiv" not in ops
+    # One of them is the square.
+    assert ops["Mul"] == (1 if np.shape(constant) == () and constant == 1.0 else 2)
+    np.testing.assert_allclose(run(after), run(before), rtol=3e-7)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: x / 3.0,
+        lambda x: x / (x * x + 1.0),
+        lambda x: tf.cast(
+            tf.constant(2.0, tf.float16) / tf.cast(x, tf.float16), "float32"
+        ),
+        lambda x: tf.math.divide_no_nan(2.0, x),
+    ],
+)
+def test_other_quotients_stay(build: Callable[[Any], Any]) -> None:
+    """Tensors over constants or tensors, and what has fewer bits to lose."""
+    before = graph_of(build)
+    assert plainer.quotients_to_reciprocals(before) == before
+
+
+@pytest.mark.parametrize("shape", [(4,), (1, 4), (1, 1, 1, 4), (6, 6, 4)])
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("both", [False, True])
+def test_a_product_with_a_vector_is_subtracted(
+    shape: tuple[int, ...], turned: bool, both: bool
+) -> None:
+    """Not added, to the very same numbers; who else reads the product has it still."""
+
+    def build(x: Any) -> Any:
+        product = tf.nn.relu(x) * filters(*shape)
+        other = filters(4) * x if both else x
+        total = other + product if turned else product + other
+        return tf.concat([total, product], -1)
+
+    before = graph_of(build)
+    after = plainer.sums_of_products_to_differences(before)
+    assert count_ops(after)["Sub"] == 1
+    assert "AddV2" not in count_ops(after)
+    np.testing.assert_array_equal(run(after), run(before))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: x + 2.0 * tf.nn.relu(x),
+        lambda x: filters(4) * x + filters(4),
+        lambda x: x + x * tf.nn.relu(x),
+        lambda x: (
+            tf.cast(tf.cast(x, tf.float16) * np.ones(4, np.float16), "float32") + x
+        ),
+    ],
+)
+def test_other_sums_stay(build: Callable[[Any], Any]) -> None:
+    """A product with one number or with a tensor, and a sum with a constant."""
+    before = graph_of(build)
+    assert plainer.sums_of_products_to_differences(before) == before
+
+
 def test_a_whole_network_has_none_of_them_left() -> None:
     """A convolutional network is convolutions, biases and what lies between."""
     ops = count_ops(zoo.traced(zoo.cnn).frozen())

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.frozen import count_ops, from_graph_def
 from persist_callbacks.graph.portable import (
     erfc_to_erf,
@@ -79,6 +80,9 @@ def test_a_plain_convolution_stays() -> None:
     assert list(split_grouped_convolutions(graph_def).node) == list(graph_def.node)
 
 
+SMALL = np.array([[-1.0, 2.0]], np.float32)
+
+
 def named(build: Any, *outputs: str) -> Any:
     graph = tf.Graph()
     with graph.as_default():
@@ -86,40 +90,66 @@ def named(build: Any, *outputs: str) -> Any:
     return name_results(graph.as_graph_def(), outputs)
 
 
+def results(graph_def: Any, *outputs: str) -> dict[str, Any]:
+    infos = [TensorInfo(name, None, "float32") for name in outputs]
+    found: dict[str, Any] = from_graph_def(graph_def, None, infos)(SMALL)
+    return found
+
+
 def test_an_output_is_the_op_that_computes_it() -> None:
-    """No Identity stands for it, and other readers find it by its new name."""
+    """No Identity stands for it."""
+
+    def build(x: Any) -> None:
+        tf.identity(tf.nn.relu(x, name="inner"), name="y")
+
+    graph_def = named(build, "y")
+    assert {node.name: node.op for node in graph_def.node} == {
+        "x": "Placeholder",
+        "y": "Relu",
+    }
+
+
+def test_an_output_that_is_read_on_is_an_op_that_nothing_reads() -> None:
+    """A reader that takes what nothing reads for results finds each, and so do all."""
 
     def build(x: Any) -> None:
         inner = tf.nn.relu(x, name="inner")
-        tf.identity(inner, name="y")
-        tf.add(inner, 1.0, name="z")
-
-    graph_def = named(build, "y", "z")
-    by_name = {node.name: node for node in graph_def.node}
-    assert by_name["y"].op == "Relu"
-    assert by_name["z"].input[0] == "y"
-    assert "inner" not in by_name
-
-
-def test_outputs_that_share_an_op_or_are_an_input_stay() -> None:
-    """One op bears one name; what is fed keeps its own."""
-
-    def build(x: Any) -> None:
-        inner = tf.nn.relu(x, name="inner")
-        tf.identity(inner, name="y")
+        first = tf.identity(inner, name="y")
         tf.identity(inner, name="again")
-        tf.identity(x, name="echo")
-        tf.identity(tf.constant(1.0), name="fixed")
+        tf.identity(first, name="third")
+        with tf.control_dependencies([first]):
+            tf.add(first, 1.0, name="z")
+        tf.identity(tf.split(x, 2, -1)[1], name="part")
 
-    outputs = ("y", "again", "echo", "fixed")
+    outputs = ("y", "again", "third", "z", "part")
     graph_def = named(build, *outputs)
     types = {node.name: node.op for node in graph_def.node}
-    assert [types[name] for name in outputs] == ["Relu", *3 * ["Identity"]]
-    x = np.array([[-1.0, 2.0]], np.float32)
-    infos = [TensorInfo(name, None, "float32") for name in outputs]
-    found = from_graph_def(graph_def, None, infos)(x)
-    np.testing.assert_array_equal(found["again"], [[0.0, 2.0]])
-    np.testing.assert_array_equal(found["echo"], x)
+    assert [types[name] for name in outputs] == ["Mul", "Mul", "Mul", "AddV2", "Mul"]
+    assert "Identity" not in types.values()
+    read = {nd.split(ref)[0] for node in graph_def.node for ref in node.input}
+    assert not read & set(outputs)
+    found = results(graph_def, *outputs)
+    for name in ("y", "again", "third"):
+        np.testing.assert_array_equal(found[name], [[0.0, 2.0]])
+    np.testing.assert_array_equal(found["z"], [[1.0, 3.0]])
+    np.testing.assert_array_equal(found["part"], [[2.0]])
+
+
+def test_outputs_that_are_no_op_of_their_own_stay() -> None:
+    """What is fed, a constant, which is no result to some, and shared integers."""
+
+    def build(x: Any) -> None:
+        tf.identity(x, name="echo")
+        tf.identity(tf.constant(1.0), name="fixed")
+        counted = tf.cast(x, tf.int32)
+        tf.identity(counted, name="count")
+        tf.add(counted, 1, name="more")
+
+    graph_def = named(build, "echo", "fixed", "count", "more")
+    types = {node.name: node.op for node in graph_def.node}
+    for name in ("echo", "fixed", "count"):
+        assert types[name] == "Identity"
+    np.testing.assert_array_equal(results(graph_def, "echo", "more")["echo"], SMALL)
 
 
 def test_attributes_that_a_reader_asks_for() -> None:

@@ -42,13 +42,17 @@ NAMES = {
 PICTURES = [
     *("cnn", "any_size", "mobilenet", "residual", "separable_cnn"),
     *("squeeze_and_excite", "mlp", "siamese", "unet", "grouped_and_dilated_cnn"),
+    *("growing", "prelu_and_quotients", "outputs_on_the_way", "several_outputs"),
 ]
 SEQUENCES = ["attention", "bidirectional", "lstm", "transformer", "vision_transformer"]
 LOADS = {
     "tensorflow": [*PICTURES, *SEQUENCES, "custom_layer"],
     "opencv": PICTURES,
     "openvino": [*PICTURES, *SEQUENCES, "conv_lstm"],
-    "onnxruntime": ["cnn", "unet", "lstm", "transformer"],
+    "onnxruntime": [
+        *("cnn", "unet", "lstm", "transformer", "growing", "prelu_and_quotients"),
+        "outputs_on_the_way",
+    ],
 }
 STANDS_IN_THE_WAY = {
     ("opencv", "lstm"): "StatelessWhile",
@@ -205,7 +209,7 @@ def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
         (
             lambda x: tf.nn.relu(x) + EYE[0] * tf.nn.relu(x * -1.0),
             "AddV2",
-            "two ReLUs",
+            "as its bias",
         ),
     ],
 )
