@@ -15,6 +15,7 @@ SPREAD = (
     "stateful augmentation",
     "PyDataset augments",
     "MirroredStrategy, arrays",
+    "MirroredStrategy, in its scope",
     "several, ours last",
 )
 

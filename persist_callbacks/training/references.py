@@ -23,7 +23,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from persist_callbacks.training.variables import LiveVariable, sums_replicas
+from persist_callbacks.training.variables import (
+    LiveVariable,
+    first_part,
+    sums_replicas,
+)
 
 _HOST = "/job:localhost/replica:0/task:0/device:CPU:0"
 
@@ -73,15 +77,16 @@ class References:
     def __init__(self, live: Sequence[LiveVariable]) -> None:
         self._sums = [item for item in live if sums_replicas(item.variable)]
         read = [item for item in live if not sums_replicas(item.variable)]
+        pairs = [(item.info.key, first_part(item.variable)) for item in read]
+        here = [pair for pair in pairs if _is_packable(pair[1])]
+        elsewhere = [pair for pair in pairs if not _is_packable(pair[1])]
+        self._keys = [key for key, _ in [*here, *elsewhere]]
+        variables = [variable for _, variable in here]
+        others = [variable for _, variable in elsewhere]
         # The graph alone keeps no variable alive.
-        self._variables = [item.variable for item in read]
-        here = [item for item in read if _is_packable(item.variable)]
-        elsewhere = [item for item in read if not _is_packable(item.variable)]
-        self._keys = [item.info.key for item in [*here, *elsewhere]]
+        self._variables = [*variables, *others]
         if not read:
             return
-        variables = [item.variable for item in here]
-        others = [item.variable for item in elsewhere]
         handles = _pack([variable.handle for variable in variables])
         dtypes = [variable.dtype for variable in [*variables, *others]]
         shapes = [variable.shape for variable in [*variables, *others]]

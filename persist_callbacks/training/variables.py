@@ -370,6 +370,16 @@ def sums_replicas(variable: Any) -> bool:
     )
 
 
+def first_part(variable: Any) -> Any:
+    """Return what holds a variable's value: of a distributed one its first replica's.
+
+    Within a strategy's scope a distributed one has no memory of its own to be read.
+    """
+    if isinstance(variable, tf.distribute.DistributedValues):
+        return variable.values[0]
+    return variable
+
+
 def _numbered(key: str) -> Iterable[str]:
     yield key
     for number in itertools.count(1):
@@ -420,10 +430,12 @@ def _optimizer_key(optimizer: Any, path: str, slots: Mapping[str, str]) -> str:
     prefix = stem(type(optimizer))
     # Between them stands the name of an optimizer that this one wraps.
     name = path.split("/")[-1]
-    fitting = [flat for flat in slots if name.startswith(flat + "_")]
-    if fitting:
-        longest = max(fitting, key=len)
-        return f"{prefix}/{slots[longest]}/{name[len(longest) + 1 :]}"
+    # The longest that is a variable's: one's name may be the beginning of another's.
+    end = name.rfind("_")
+    while end > 0 and name[:end] not in slots:
+        end = name.rfind("_", 0, end)
+    if end > 0:
+        return f"{prefix}/{slots[name[:end]]}/{name[end + 1 :]}"
     return f"{prefix}/{name}"
 
 

@@ -360,6 +360,9 @@ MODELS = {
         models.more_metrics, feed(feeds.two_classes, batch_size=BATCH)
     ),
     "MirroredStrategy, arrays": Combination(models.mirrored, devices=2),
+    "MirroredStrategy, in its scope": Combination(
+        models.mirrored, feeds.in_scope(arrays()), devices=2
+    ),
     "MirroredStrategy, tf.data": Combination(
         models.mirrored, feed(feeds.reshuffled), devices=2
     ),

@@ -51,6 +51,16 @@ def feed(make: Callable[[], Any], **more: Any) -> Fit:
     return fit
 
 
+def in_scope(fit: Fit) -> Fit:
+    """Call ``fit`` within the strategy's scope, as many a script does."""
+
+    def inside(model: keras.Model, callbacks: list[Any]) -> Any:
+        with model.distribute_strategy.scope():
+            return fit(model, callbacks)
+
+    return inside
+
+
 def slices() -> tf.data.Dataset:
     return tf.data.Dataset.from_tensor_slices(rows())
 

@@ -214,6 +214,19 @@ def test_disable_copy_on_read_keeps_an_embedding_from_being_copied():
     assert variable.numpy()[5].tolist() == [1.0] * 8
 
 
+def test_a_distributed_variable_within_its_scope():
+    """There it has no memory of its own; its first replica's is what it is."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    with strategy.scope():
+        variable = tf.Variable([1.0, 2.0])
+        info = variables.VariableInfo("x", "model", (2,), "float32")
+        references = References([variables.LiveVariable(info, variable)])
+        taken = references.take().open()["x"]
+        variable.assign([3.0, 4.0])
+        np.testing.assert_array_equal(taken, [1.0, 2.0])
+        np.testing.assert_array_equal(references.take().open()["x"], [3.0, 4.0])
+
+
 def test_what_is_on_another_device_comes_to_the_host():
     """By a copy, which nothing that happens there changes."""
     variable = tf.Variable(tf.range(5.0))
