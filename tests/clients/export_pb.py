@@ -15,6 +15,7 @@ import json
 import os
 import sys
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,54 @@ def traced(name: str) -> tuple[zoo.Traced, dict[str, np.ndarray[Any, Any]]]:
     return made, dict(zip(made.inputs, batch.values(), strict=True))
 
 
+class Export:
+    """A network, traced and frozen, that can be simplified more than once.
+
+    Args:
+        name: of the network.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.made, self.arrays = traced(name)
+        self.plain = freeze(self.made.graph, self.made.values)
+        self.live = run_live(self.made.model, self.made.graph, self.arrays)
+
+    def write(self, folder: Path, without: Collection[str] = ()) -> dict[str, Any]:
+        """Write the files into a folder; return the facts.
+
+        Args:
+            folder: made if it is not there.
+            without: passes to leave out.
+        """
+        folder.mkdir(parents=True, exist_ok=True)
+        made, plain = self.made, self.plain
+        begun = time.monotonic()
+        simple = simplify(
+            plain, inputs=made.inputs, outputs=made.outputs, without=without
+        )
+        seconds = time.monotonic() - begun
+        (folder / "plain.pb").write_bytes(serialize(plain))
+        (folder / "model.pb").write_bytes(serialize(simple))
+        np.savez(folder / "in.npz", **self.arrays)
+        np.savez(folder / "out.npz", **self.live)
+        ops = count_ops(simple)
+        facts = {
+            "outputs": made.outputs,
+            "before": sum(count_ops(plain).values()),
+            "after": sum(ops.values()),
+            "largest": max(float(np.abs(each).max()) for each in self.live.values()),
+            "ops": ops,
+            "obstacles": {
+                verdict.runtime: [str(obstacle) for obstacle in verdict.obstacles]
+                for verdict in judge(simple)
+            },
+            "seconds": seconds,
+            "tensorflow": tf.__version__,
+        }
+        (folder / "facts.json").write_text(json.dumps(facts, indent=1))
+        return facts
+
+
 def main() -> None:
     """Run by the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -60,34 +109,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--without", nargs="+", default=[], choices=list(PASSES))
     given = parser.parse_args()
-    given.folder.mkdir(parents=True, exist_ok=True)
-    made, arrays = traced(given.network)
-    plain = freeze(made.graph, made.values)
-    begun = time.monotonic()
-    simple = simplify(
-        plain, inputs=made.inputs, outputs=made.outputs, without=given.without
-    )
-    seconds = time.monotonic() - begun
-    live = run_live(made.model, made.graph, arrays)
-    (given.folder / "plain.pb").write_bytes(serialize(plain))
-    (given.folder / "model.pb").write_bytes(serialize(simple))
-    np.savez(given.folder / "in.npz", **arrays)
-    np.savez(given.folder / "out.npz", **live)
-    ops = count_ops(simple)
-    facts = {
-        "outputs": made.outputs,
-        "before": sum(count_ops(plain).values()),
-        "after": sum(ops.values()),
-        "largest": max(float(np.abs(each).max()) for each in live.values()),
-        "ops": ops,
-        "obstacles": {
-            verdict.runtime: [str(obstacle) for obstacle in verdict.obstacles]
-            for verdict in judge(simple)
-        },
-        "seconds": seconds,
-        "tensorflow": tf.__version__,
-    }
-    (given.folder / "facts.json").write_text(json.dumps(facts, indent=1))
+    Export(given.network).write(given.folder, given.without)
 
 
 if __name__ == "__main__":
