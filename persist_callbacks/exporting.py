@@ -14,6 +14,7 @@ import tensorflow as tf
 from google.protobuf.message import EncodeError
 
 from persist_callbacks.errors import (
+    ArgumentError,
     DirectoryNotWritable,
     InputMismatch,
     PersistWarning,
@@ -93,6 +94,7 @@ def build(
         VerificationFailed: the frozen graph does not run.
     """
     wanted = resolve_outputs(graph, outputs)
+    _check_inputs(inputs)
     graph = take_defaults(graph, [name.removesuffix(":0") for name in inputs or ()])
     frozen = freeze(graph, values, outputs=wanted)
     _refuse_reaching_out(frozen)
@@ -212,6 +214,21 @@ def _serialized(graph_def: Any) -> bytes:
             advice="Export in float16 or bfloat16, or serve the checkpoint itself.",
         )
     return data
+
+
+def _check_inputs(inputs: Sequence[str] | None) -> None:
+    """Refuse what is no list of names, or names one twice: each is an argument."""
+    names: list[object] = [] if inputs is None else list(inputs)
+    is_list = not isinstance(inputs, str) and all(isinstance(n, str) for n in names)
+    plain = [str(name).removesuffix(":0") for name in names]
+    if is_list and len(set(plain)) == len(plain):
+        return
+    raise ArgumentError(
+        "inputs",
+        expected='a list of names, each once, such as ["image"]',
+        found=repr(inputs),
+        advice="Give the inputs' names in the order in which the PB shall take them.",
+    )
 
 
 def _inputs(

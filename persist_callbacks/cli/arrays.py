@@ -56,6 +56,8 @@ class _Csv:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = sum(1 for _ in self._read())
+        if not self._lines and not path.read_bytes().strip():
+            raise ValueError("no lines")
 
     def __len__(self) -> int:
         return self._lines
@@ -123,11 +125,14 @@ def open_inputs(texts: Sequence[str]) -> dict[str, Rows] | list[Rows]:
                 raise click.UsageError(
                     f"--input {text}: the arrays of a .npz have names of their own."
                 )
-            named.update(opened)
         elif name:
-            named[name] = opened
+            opened = {name: opened}
         else:
             unnamed.append(opened)
+            continue
+        if twice := sorted(set(opened) & set(named)):
+            raise click.UsageError(f"--input {text}: {twice[0]} was given before.")
+        named.update(opened)
     if named and unnamed:
         raise click.UsageError("--input: give names to all inputs or to none.")
     return named or unnamed

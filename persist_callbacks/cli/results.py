@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import zipfile
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from persist_callbacks.errors import InputMismatch
+from persist_callbacks.errors import DirectoryNotWritable, InputMismatch
 from persist_callbacks.storage import durable
 
 # Room for a header whose number of rows is not known yet.
@@ -33,6 +34,16 @@ class ResultFile:
         self._passing = path.with_name(durable.passing_name("tmp", path.name))
 
     def __enter__(self) -> ResultFile:
+        try:
+            durable.make_folder(self._path.parent)
+            os.scandir(self._path.parent).close()
+        except OSError as error:
+            raise DirectoryNotWritable(
+                self._path,
+                expected="a path that a file can be written to",
+                found=f"{self._path.parent}: {error.strerror or error}",
+                advice="Choose another path, or make its folder writable.",
+            ) from error
         return self
 
     def append(self, results: Mapping[str, Any]) -> None:

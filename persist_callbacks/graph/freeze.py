@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from persist_callbacks.errors import (
     ArchitectureMismatch,
+    ArgumentError,
     CheckpointDamaged,
     TensorNotFound,
     UnsupportedGraph,
@@ -139,11 +140,23 @@ def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> lis
         graph: the inference graph.
         outputs: names, with or without ``:0``; None for the graph's own.
 
+    Returns:
+        Each once, in the order in which they are named first.
+
     Raises:
-        TensorNotFound: a name is not in the graph, or the graph does not say any.
+        ArgumentError: the names are no list of strings.
+        TensorNotFound: a name is not in the graph, or gives no tensor, or the graph
+            does not say any.
     """
     if outputs is None:
         outputs = [info.name for info in graph.outputs]
+    if isinstance(outputs, str) or not all(isinstance(each, str) for each in outputs):
+        raise ArgumentError(
+            "outputs",
+            expected='a list of names, such as ["predictions"]',
+            found=repr(outputs),
+            advice="Give the names of nodes, also where it is only one.",
+        )
     by_name = {node.name: node for node in graph.graph_def.node}
     if not outputs:
         raise TensorNotFound(
@@ -164,8 +177,16 @@ def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> lis
                 found=f"no node of that name among {len(by_name)}",
                 advice="Name one of these, or any node of the graph.",
             )
+        definition = nd.op_definition(by_name[name].op)
+        if definition is not None and not definition.output_arg:
+            raise TensorNotFound(
+                output,
+                expected=f"an output of the graph: {_candidates(graph)}",
+                found=f"a {by_name[name].op} of that name, which gives no tensor",
+                advice="Name one of these, or another node of the graph.",
+            )
         wanted.append(name)
-    return wanted
+    return list(dict.fromkeys(wanted))
 
 
 def _candidates(graph: InferenceGraph) -> str:

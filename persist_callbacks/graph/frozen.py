@@ -114,7 +114,8 @@ class FrozenGraph:
         """Run the graph on arrays, in batches if a size is given.
 
         Args:
-            x: an array; a list or tuple of arrays, one an input; or a dict by name.
+            x: an array; a list or tuple of arrays, one an input; or a dict by name. A
+                list of one array that has all the input's dimensions is that array.
             batch_size: rows a run; None for all at once.
 
         Returns:
@@ -124,17 +125,20 @@ class FrozenGraph:
             InputMismatch: a name, shape or dtype is not what the graph takes.
             ArgumentError: ``batch_size`` is not positive.
         """
-        several = isinstance(x, list | tuple) and len(self._inputs) > 1
-        feed = self._feed(tuple(x) if several else (x,), {})
-        if batch_size is None:
-            return self._pack(self._run(feed))
-        if batch_size < 1:
+        is_number = isinstance(batch_size, int | np.integer)
+        if batch_size is not None and not (is_number and batch_size > 0):
             raise ArgumentError(
                 "batch_size",
                 expected="a positive number of rows",
-                found=str(batch_size),
+                found=repr(batch_size),
                 advice="Leave it out to run all rows at once.",
             )
+        several = isinstance(x, list | tuple) and (
+            len(self._inputs) > 1 or self._is_one_array(x)
+        )
+        feed = self._feed(tuple(x) if several else (x,), {})
+        if batch_size is None:
+            return self._pack(self._run(feed))
         rows = feeding.rows(feed)
         runs = [
             self._run({key: a[start : start + batch_size] for key, a in feed.items()})
@@ -152,6 +156,13 @@ class FrozenGraph:
                 )
             joined[info.name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
         return self._pack(joined)
+
+    def _is_one_array(self, x: Sequence[Any]) -> bool:
+        """Whether a list holds the only input's array, as Keras takes it, not rows."""
+        if len(x) != 1 or len(self._inputs) != 1:
+            return False
+        wanted, shape = self._inputs[0].shape, getattr(x[0], "shape", None)
+        return wanted is not None and shape is not None and len(shape) == len(wanted)
 
     def _feed(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         if len(arrays) == 1 and isinstance(arrays[0], Mapping):

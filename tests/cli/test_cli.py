@@ -463,6 +463,35 @@ def test_predict_from_csv(trained: tuple[Path, Any], tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "expected lines of numbers that fill one row of pixels" in done.stderr
     assert "found lines of 3 columns" in done.stderr
+    file.write_text("\n")
+    done = run("predict", pb, "--input", file)
+    assert done.exit_code == 1
+    assert "found no lines" in done.stderr
+
+
+def test_the_same_input_twice(tmp_path: Path) -> None:
+    """Neither array takes the other's place."""
+    np.save(tmp_path / "x.npy", np.zeros(1))
+    np.savez(tmp_path / "x.npz", a=np.zeros(1), b=np.zeros(1))
+    named = ["--input", f"b={tmp_path / 'x.npy'}"]
+    for first, second in ((named, named), (named, ["--input", tmp_path / "x.npz"])):
+        done = run("predict", tmp_path / "m.pb", *first, *second)
+        assert done.exit_code == 2
+        assert "b was given before" in done.stderr
+
+
+def test_a_result_in_a_new_folder(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    """It is made, as for a PB; what cannot be one is named."""
+    pb, file = tmp_path / "m.pb", tmp_path / "x.npy"
+    run("freeze", trained[0], "-o", pb)
+    np.save(file, np.zeros((2, 4), np.float32))
+    done = run("predict", pb, "--input", file, "-o", tmp_path / "new/deep/y.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load(tmp_path / "new" / "deep" / "y.npy").shape[0] == 2
+    done = run("predict", pb, "--input", file, "-o", pb / "y.npy")
+    assert done.exit_code == 1
+    assert f"{pb / 'y.npy'}: expected a path" in done.stderr
+    assert f"found {pb}: Not a directory" in done.stderr
 
 
 TALL = """

@@ -14,6 +14,7 @@ import zoo
 import persist_callbacks
 from persist_callbacks import exporting
 from persist_callbacks.errors import (
+    ArgumentError,
     CheckpointDamaged,
     CheckpointNotFound,
     DirectoryNotWritable,
@@ -118,6 +119,31 @@ def test_outputs_and_inputs_can_be_chosen(tmp_path: Path) -> None:
         freeze(inputs=["image"])
     with pytest.raises(TensorNotFound, match="logits: expected an output"):
         freeze(outputs=["logits"])
+    twice = freeze(outputs=["echo", "score", "echo:0"])
+    assert [info.name for info in twice.outputs] == ["echo", "score"]
+    # What is fed may be asked for too.
+    fed = freeze(outputs=["b", "score"])
+    assert [info.name for info in fed.outputs] == ["b", "score"]
+    batch = {"a": np.ones((1, 5, 3)), "b": np.full((1, 7), 3.0)}
+    np.testing.assert_array_equal(fed(batch)["b"], batch["b"])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        ({"outputs": "score"}, r"outputs: expected a list of names.*found 'score'"),
+        ({"outputs": [1]}, r"outputs: expected a list of names.*found \[1\]"),
+        ({"inputs": "b"}, r"inputs: expected a list of names.*found 'b'"),
+        ({"inputs": ["a", None]}, r"inputs: expected a list of names"),
+        ({"inputs": ["a", "b", "a:0"]}, r"inputs: .*each once"),
+    ],
+)
+def test_names_that_are_none(chosen: Any, message: str, tmp_path: Path) -> None:
+    """No name is read letter by letter, and no input is two arguments."""
+    commit(tmp_path / "run", zoo.traced(zoo.dicts), 1)
+    with pytest.raises(ArgumentError, match=message):
+        persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb", **chosen)
+    assert not (tmp_path / "m.pb").exists()
 
 
 def test_inner_node_gets_its_shape_described(tmp_path: Path) -> None:
@@ -148,6 +174,8 @@ def test_tf1_folder(tmp_path: Path) -> None:
         assert [info.name for info in frozen.inputs] == ["x"]
     with pytest.raises(TensorNotFound, match=r"likely ones are: y \(MatMul\)"):
         persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb")
+    with pytest.raises(TensorNotFound, match=r"init: .*a NoOp of that name"):
+        persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb", outputs=["init"])
 
 
 @pytest.mark.parametrize("outside", [True, False], ids=["outside", "in a graph"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import keras
 import numpy as np
@@ -95,6 +95,16 @@ def test_one_output_is_the_array_itself(cnn: FrozenGraph) -> None:
     assert cnn.predict(sample, batch_size=1).shape == (2, 3)
 
 
+def test_a_list_of_one_array_is_that_array(cnn: FrozenGraph) -> None:
+    """As Keras takes it; a list of rows is still rows."""
+    sample = np.random.default_rng(0).random((2, 12, 12, 3))
+    expected = cnn(sample)
+    for given in ([sample], (tf.constant(sample),), list(sample)):
+        np.testing.assert_array_equal(cnn.predict(given, batch_size=2), expected)
+    with pytest.raises(InputMismatch, match=r"found float64\[1, 1, 2, 12, 12, 3\]"):
+        cnn.predict([[sample]])
+
+
 @pytest.mark.parametrize(
     ("a", "n"),
     [
@@ -157,8 +167,12 @@ def test_batches_that_cannot_be_cut(pair: FrozenGraph) -> None:
     """Arrays of different lengths, and sizes below one, are refused."""
     with pytest.raises(InputMismatch, match="a: 3, n: 2"):
         pair.predict((A, N[:2]), batch_size=2)
-    with pytest.raises(ArgumentError, match="batch_size: expected a positive"):
-        pair.predict((A, N), batch_size=0)
+    for size in (0, -1, 2.0, "2"):
+        with pytest.raises(ArgumentError, match="batch_size: expected a positive"):
+            pair.predict((A, N), batch_size=cast(int, size))
+    np.testing.assert_array_equal(
+        pair.predict((A, N), batch_size=cast(int, np.int64(2)))["sum"], SUM
+    )
 
 
 def test_strings_in_and_out() -> None:
