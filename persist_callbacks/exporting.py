@@ -27,7 +27,13 @@ from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.batching import fix_batch, known_sizes
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
-from persist_callbacks.graph.freeze import freeze, resolve_outputs, take_defaults
+from persist_callbacks.graph.freeze import (
+    check_names,
+    feed_as_placeholders,
+    freeze,
+    resolve_outputs,
+    take_defaults,
+)
 from persist_callbacks.graph.frozen import FrozenGraph, from_graph_def
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.signature import (
@@ -94,13 +100,14 @@ def build(
         VerificationFailed: the frozen graph does not run.
     """
     wanted = resolve_outputs(graph, outputs)
-    _check_inputs(inputs)
+    check_names("inputs", inputs)
     graph = take_defaults(graph, [name.removesuffix(":0") for name in inputs or ()])
     frozen = freeze(graph, values, outputs=wanted)
     _refuse_reaching_out(frozen)
     kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
     if batch_size is not None:
         frozen, kept = fix_batch(frozen, kept, batch_size)
+    frozen = feed_as_placeholders(frozen, kept)
     names = [info.name for info in kept]
     simple = finished(frozen, target, inputs=names, outputs=wanted)
     # Each of them holds all weights once more.
@@ -216,21 +223,6 @@ def _serialized(graph_def: Any) -> bytes:
     return data
 
 
-def _check_inputs(inputs: Sequence[str] | None) -> None:
-    """Refuse what is no list of names, or names one twice: each is an argument."""
-    names: list[object] = [] if inputs is None else list(inputs)
-    is_list = not isinstance(inputs, str) and all(isinstance(n, str) for n in names)
-    plain = [str(name).removesuffix(":0") for name in names]
-    if is_list and len(set(plain)) == len(plain):
-        return
-    raise ArgumentError(
-        "inputs",
-        expected='a list of names, each once, such as ["image"]',
-        found=repr(inputs),
-        advice="Give the inputs' names in the order in which the PB shall take them.",
-    )
-
-
 def _inputs(
     graph: InferenceGraph,
     frozen: Any,
@@ -259,6 +251,13 @@ def _inputs(
                 found="no input of that name",
                 advice="Name one of these.",
             )
+    if len(set(names)) < len(names):
+        raise ArgumentError(
+            "inputs",
+            expected="each input once",
+            found=", ".join(wanted),
+            advice="Give the inputs in the order in which the PB shall take them.",
+        )
     left_out = [name for name in needed if name not in names]
     if left_out:
         raise TensorNotFound(

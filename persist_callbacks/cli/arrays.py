@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import zipfile
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,7 +57,7 @@ class _Csv:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._lines = sum(1 for _ in self._read())
-        if not self._lines and not path.read_bytes().strip():
+        if not self._lines and not path.read_bytes().removeprefix(BOM_UTF8).strip():
             raise ValueError("no lines")
 
     def __len__(self) -> int:

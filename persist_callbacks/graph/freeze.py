@@ -26,6 +26,7 @@ from persist_callbacks.graph.canonical import canonical, in_order
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import without_port
 from persist_callbacks.graph.rewriting import Rewriter
+from persist_callbacks.records import TensorInfo
 
 # Candidates that an error lists.
 _LISTED = 12
@@ -133,6 +134,37 @@ def take_defaults(graph: InferenceGraph, keep: Sequence[str]) -> InferenceGraph:
     return dataclasses.replace(graph, graph_def=graph_def, inputs=inputs)
 
 
+def feed_as_placeholders(graph_def: Any, inputs: Sequence[TensorInfo]) -> Any:
+    """Make each input a Placeholder: what is fed is then read by its readers alone.
+
+    A foreign graph may be fed at any node, and one with a default has one to lose.
+
+    Args:
+        graph_def: a frozen GraphDef; not changed.
+        inputs: nodes that are fed; one whose further results are read stays as it is.
+    """
+    others = {
+        name
+        for node in graph_def.node
+        for name, port in map(nd.split, node.input)
+        if port > 0
+    }
+    by_name = {info.name: info for info in inputs if info.name not in others}
+    if all(n.op == "Placeholder" for n in graph_def.node if n.name in by_name):
+        return graph_def
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        info = by_name.get(node.name)
+        if info is None or node.op == "Placeholder":
+            result.node.add().CopyFrom(node)
+            continue
+        shape, dtype = tf.TensorShape(info.shape), tf.as_dtype(info.dtype)
+        result.node.append(
+            nd.make_node("Placeholder", node.name, dtype=dtype, shape=shape)
+        )
+    return result
+
+
 def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> list[str]:
     """Return the nodes that are wanted as outputs.
 
@@ -150,13 +182,7 @@ def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> lis
     """
     if outputs is None:
         outputs = [info.name for info in graph.outputs]
-    if isinstance(outputs, str) or not all(isinstance(each, str) for each in outputs):
-        raise ArgumentError(
-            "outputs",
-            expected='a list of names, such as ["predictions"]',
-            found=repr(outputs),
-            advice="Give the names of nodes, also where it is only one.",
-        )
+    check_names("outputs", outputs)
     by_name = {node.name: node for node in graph.graph_def.node}
     if not outputs:
         raise TensorNotFound(
@@ -177,8 +203,7 @@ def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> lis
                 found=f"no node of that name among {len(by_name)}",
                 advice="Name one of these, or any node of the graph.",
             )
-        definition = nd.op_definition(by_name[name].op)
-        if definition is not None and not definition.output_arg:
+        if nd.gives_nothing(by_name[name]):
             raise TensorNotFound(
                 output,
                 expected=f"an output of the graph: {_candidates(graph)}",
@@ -187,6 +212,28 @@ def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> lis
             )
         wanted.append(name)
     return list(dict.fromkeys(wanted))
+
+
+def check_names(argument: str, names: Any) -> None:
+    """Refuse what is no list of names, such as a name alone.
+
+    Args:
+        argument: what it was given as.
+        names: None for none.
+
+    Raises:
+        ArgumentError: it is something else.
+    """
+    if names is None:
+        return
+    is_list = isinstance(names, Sequence) and not isinstance(names, str | bytes)
+    if not is_list or not all(isinstance(each, str) for each in names):
+        raise ArgumentError(
+            argument,
+            expected='a list of names, such as ["predictions"]',
+            found=repr(names),
+            advice="Give the names of nodes, also where it is only one.",
+        )
 
 
 def _candidates(graph: InferenceGraph) -> str:

@@ -126,6 +126,7 @@ class FrozenGraph:
             ArgumentError: ``batch_size`` is not positive.
         """
         is_number = isinstance(batch_size, int | np.integer)
+        is_number = is_number and not isinstance(batch_size, bool)
         if batch_size is not None and not (is_number and batch_size > 0):
             raise ArgumentError(
                 "batch_size",

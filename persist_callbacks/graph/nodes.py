@@ -142,6 +142,37 @@ def redirected(reference: str, redirect: Mapping[str, str]) -> str:
     return reference
 
 
+def renamed(reference: str, names: Mapping[str, str]) -> str:
+    """Return an input by its node's new name.
+
+    Args:
+        reference: as in a graph: ``node``, ``node:1`` or ``^node``.
+        names: node to its new name.
+    """
+    name, port = split(reference)
+    if name not in names:
+        return reference
+    name = names[name]
+    return f"^{name}" if port < 0 else f"{name}:{port}" if port else name
+
+
+def gives_nothing(node: Any) -> bool:
+    """Whether a node has no output, such as one that only orders others.
+
+    Args:
+        node: a NodeDef; one of an unknown type is taken to have some.
+    """
+    definition = op_definition(node.op)
+    if definition is None:
+        return False
+    return not any(
+        node.attr[argument.type_list_attr].list.type
+        if argument.type_list_attr in node.attr
+        else not argument.type_list_attr
+        for argument in definition.output_arg
+    )
+
+
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield each function that a node calls: attribute and its NameAttrList."""
     for attribute in sorted(node.attr):

@@ -93,7 +93,8 @@ def scales_into_weights(graph_def: Any) -> Any:
 def quotients_to_reciprocals(graph_def: Any) -> Any:
     """Divide a constant by a tensor as its product with a reciprocal, to rounding.
 
-    OpenCV's reader divides by constants and tensors by tensors, and no constant.
+    OpenCV's reader divides by constants and tensors by tensors, and no constant. The
+    reciprocal of what is near the largest float is nothing to most processors.
 
     Args:
         graph_def: a GraphDef; not changed.

@@ -16,8 +16,12 @@ from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.writing import Writer
 
-# What a caller feeds, and constants, which some readers take for no result.
-_NAMED_ALREADY = ("Const", "Placeholder", "PlaceholderWithDefault")
+_FED = ("Placeholder", "PlaceholderWithDefault")
+# Those for which every TensorFlow has a product.
+_MULTIPLIED = tuple(
+    dtype.as_datatype_enum
+    for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64)
+)
 # OpenCV's reader asks for these, be they at their defaults or not.
 _ASKED_FOR = {
     "ArgMax": ("output_type",),
@@ -40,7 +44,9 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
 
     OpenCV's reader removes each Identity, and does not find the output then. OpenVINO's
     takes what nothing reads for results: an op that others read too goes on to them,
-    and the output is its product with one, which changes no number.
+    and the output is its product with one, which changes no number. So is an input that
+    is an output, and of several outputs one that ends in a bias, which OpenCV joins
+    with what it is added to, under that one's name.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -60,12 +66,15 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
     for output in identities:
         reference = nd.redirected(output, identities)
         source, port = nd.split(reference)
-        if by_name[source].op in _NAMED_ALREADY or source in outputs:
+        maker = by_name[source]
+        if maker.op == "Const" or (source in outputs and maker.op not in _FED):
             continue
-        if port == 0 and reads[source] == 1:
-            renamed[source] = output
-        elif tf.as_dtype(by_name[output].attr["T"].type).is_floating:
+        can_be = by_name[output].attr["T"].type in _MULTIPLIED
+        alone = port == 0 and reads[source] == 1 and maker.op not in _FED
+        if can_be and (not alone or (len(outputs) > 1 and _ends_in_bias(maker, body))):
             multiplied.add(output)
+        elif alone:
+            renamed[source] = output
     taken = set(by_name)
     result = nd.empty_like(graph_def)
     for node in body:
@@ -155,6 +164,14 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
                 continue
         result.node.add().CopyFrom(node)
     return result
+
+
+def _ends_in_bias(node: Any, body: Sequence[Any]) -> bool:
+    """Whether a node adds a constant."""
+    if node.op not in ("Add", "AddV2", "BiasAdd"):
+        return False
+    sources = {nd.split(reference)[0] for reference in node.input}
+    return any(each.op == "Const" and each.name in sources for each in body)
 
 
 def _redirected(node: Any, redirect: Mapping[str, str]) -> Any:

@@ -17,16 +17,6 @@ from tensorflow.core.protobuf import config_pb2
 # Up to so many operations, changing threads would take a good part of a run; in larger
 # graphs, branches may run side by side.
 _SMALL = 300
-# A result may lie in a constant of the graph, which the caller must not be able to
-# write to, so it is copied; but not a big one of an op that gives memory of its own.
-_CHEAP_BYTES = 2**16
-_FRESH = frozenset(
-    [
-        *("Add", "AddV2", "AvgPool", "BatchMatMulV2", "BatchMatMulV3", "BiasAdd"),
-        *("ConcatV2", "Conv2D", "Einsum", "LogSoftmax", "MatMul", "MaxPool", "Mul"),
-        *("Relu", "Relu6", "Sigmoid", "Softmax", "Sub", "Tanh"),
-    ]
-)
 
 
 def function_of(
@@ -59,28 +49,27 @@ def function_of(
     if len(graph.get_operations()) <= _SMALL:
         # The caller's own thread.
         options.run_options.inter_op_thread_pool = -1
-    run = session._make_callable_from_options(options)
-    fresh = [_is_fresh(graph, name) for name in computed]
+    run = session._make_callable_from_options(options) if computed else None
 
     def call(*arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        return [
-            result if own and result.nbytes > _CHEAP_BYTES else np.array(result)
-            for result, own in zip(run(*arrays), fresh, strict=True)
-        ]
-
-    def call_and_echo(*arrays: np.ndarray[Any, Any]) -> list[np.ndarray[Any, Any]]:
-        known = dict(zip(inputs, map(np.array, arrays), strict=True))
-        known.update(zip(computed, call(*arrays), strict=True))
+        # A result may lie in a constant of the graph or in what it was fed: TensorFlow
+        # spares the op that would have moved it. The caller may write to the copy.
+        results = [np.array(result) for result in (run(*arrays) if run else ())]
+        if len(computed) == len(outputs):
+            return results
+        known = dict(zip(inputs, map(_as_given_back, arrays), strict=True))
+        known.update(zip(computed, results, strict=True))
         return [known[name] for name in outputs]
 
-    return call if len(computed) == len(outputs) else call_and_echo
+    return call
 
 
-def _is_fresh(graph: Any, name: str) -> bool:
-    operation = graph.get_operation_by_name(name)
-    while operation.type == "Identity":
-        operation = operation.inputs[0].op
-    # TensorFlow folds what depends on no input into a constant of its own.
-    return operation.type in _FRESH and not all(
-        tensor.op.type == "Const" for tensor in operation.inputs
-    )
+def _as_given_back(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Copy what was fed; text comes back as bytes."""
+    if array.dtype.kind not in "OU":
+        return np.array(array)
+    made = np.empty(array.shape, object)
+    made.reshape(-1)[:] = [
+        each.encode() if isinstance(each, str) else each for each in array.reshape(-1)
+    ]
+    return made

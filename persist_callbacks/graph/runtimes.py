@@ -47,7 +47,6 @@ _ODD_BIAS = "one number a channel, of what are neither rows nor pictures"
 # OpenCV keeps pictures as NCHW, and knows these ways between the two.
 _TURNS = ([0, 3, 1, 2], [0, 2, 3, 1])
 _JOINED_WITH_BIAS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
-_SIZE_OF_TRANSPOSED = {"Add", "Const", "Mul", "Pack", "Shape", "StridedSlice"}
 _ARITHMETIC = ("Add", "AddV2", "Mul", "RealDiv", "Sub")
 
 
@@ -327,24 +326,47 @@ def _taken_with_transposed(by_name: Mapping[str, Any]) -> set[str]:
     """Return the nodes that compute a transposed convolution's size as OpenCV knows."""
     taken: set[str] = set()
     for node in by_name.values():
-        pack = by_name[nd.split(node.input[0])[0]] if node.input else None
-        if node.op != "Conv2DBackpropInput" or pack is None or pack.op != "Pack":
+        if node.op != "Conv2DBackpropInput":
             continue
-        inner: set[str] = set()
+        pack, filters = (by_name[nd.split(ref)[0]] for ref in node.input[:2])
+        if pack.op != "Pack" or len(pack.input) != 4 or filters.op != "Const":
+            continue
+        strides = list(node.attr["strides"].list.i)[1:3]
+        kernel = [dim.size for dim in filters.attr["value"].tensor.tensor_shape.dim][:2]
+        rests: list[int | None] = [None, None]
+        if node.attr["padding"].s == b"VALID":
+            rests = [size - by for size, by in zip(kernel, strides, strict=True)]
+        sizes = [_scaled_size(reference, by_name) for reference in pack.input[1:3]]
+        if sizes != list(zip(strides, rests, strict=True)):
+            continue
         waiting = [pack.name]
         while waiting:
             name = waiting.pop()
-            if name not in inner:
-                inner.add(name)
+            if name not in taken:
+                taken.add(name)
                 each = by_name[name]
                 # What the shape is of is computed whether its shape is wanted or not.
                 reads = [] if each.op == "Shape" else each.input
                 waiting.extend(nd.split(ref)[0] for ref in reads)
-        ops = Counter(by_name[name].op for name in inner)
-        more = 2 if node.attr["padding"].s == b"VALID" else 0
-        if ops["Mul"] == 2 and ops["Add"] == more and set(ops) <= _SIZE_OF_TRANSPOSED:
-            taken |= inner
     return taken
+
+
+def _scaled_size(
+    reference: str, by_name: Mapping[str, Any]
+) -> tuple[int | None, int | None]:
+    """Return what a part of a shape is multiplied by, and what is added then."""
+
+    def numbers(node: Any, op: str) -> tuple[Any, int | None]:
+        sides = [by_name[nd.split(ref)[0]] for ref in node.input]
+        constants = [side for side in sides if side.op == "Const"]
+        if node.op != op or len(constants) != 1:
+            return node, None
+        (other,) = (side for side in sides if side is not constants[0])
+        return other, int(nd.constant_value(constants[0]))
+
+    product, added = numbers(by_name[nd.split(reference)[0]], "Add")
+    part, factor = numbers(product, "Mul")
+    return (factor if part.op == "StridedSlice" else None), added
 
 
 _RUNTIMES: Mapping[str, Callable[[Any], Iterator[tuple[str, str]]]] = {

@@ -78,6 +78,17 @@ PASSES: Mapping[str, Pass] = {
 }
 
 
+# These write constants, which in a loop of TF1's would have to hang on something in it.
+_NOT_BESIDE_LOOPS = frozenset(
+    [
+        *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
+        *("erfc_to_erf", "merge_affine_chains", "split_grouped_convolutions"),
+        *("spell_out_softmaxes", "broadcasts_to_convolutions"),
+        "transposed_convolution_sizes",
+    ]
+)
+
+
 Hide = Callable[[Any], tuple[Any, dict[str, Any]]]
 
 # What keeps large constants from passes that do not look into them.
@@ -112,8 +123,11 @@ def simplify(
     """
     hide: Hide | None = None
     hidden: dict[str, Any] = {}
+    left_out = set(without)
+    if any(node.op in ("Enter", "RefEnter") for node in graph_def.node):
+        left_out |= _NOT_BESIDE_LOOPS
     for name, run in PASSES.items():
-        if name in without:
+        if name in left_out:
             continue
         if _HIDDEN_FROM.get(name) is not hide:
             # Each pass copies what it is given: large constants go around most.
@@ -143,7 +157,7 @@ def name_outputs(graph_def: Any, outputs: Sequence[str]) -> Any:
             continue
         inner = unique(f"{output}/result", by_name)
         for reader in result.node:
-            references = [nd.redirected(ref, {output: inner}) for ref in reader.input]
+            references = [nd.renamed(ref, {output: inner}) for ref in reader.input]
             del reader.input[:]
             reader.input.extend(references)
         node.name = inner

@@ -463,7 +463,7 @@ def test_predict_from_csv(trained: tuple[Path, Any], tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "expected lines of numbers that fill one row of pixels" in done.stderr
     assert "found lines of 3 columns" in done.stderr
-    file.write_text("\n")
+    file.write_text("\n", encoding="utf-8-sig")
     done = run("predict", pb, "--input", file)
     assert done.exit_code == 1
     assert "found no lines" in done.stderr

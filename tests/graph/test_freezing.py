@@ -126,6 +126,8 @@ def test_outputs_and_inputs_can_be_chosen(tmp_path: Path) -> None:
     assert [info.name for info in fed.outputs] == ["b", "score"]
     batch = {"a": np.ones((1, 5, 3)), "b": np.full((1, 7), 3.0)}
     np.testing.assert_array_equal(fed(batch)["b"], batch["b"])
+    alone = freeze(outputs=["b"])
+    np.testing.assert_array_equal(alone(batch["b"]), batch["b"])
 
 
 @pytest.mark.parametrize(
@@ -133,9 +135,11 @@ def test_outputs_and_inputs_can_be_chosen(tmp_path: Path) -> None:
     [
         ({"outputs": "score"}, r"outputs: expected a list of names.*found 'score'"),
         ({"outputs": [1]}, r"outputs: expected a list of names.*found \[1\]"),
+        ({"outputs": 5}, r"outputs: expected a list of names.*found 5"),
+        ({"inputs": 5}, r"inputs: expected a list of names.*found 5"),
         ({"inputs": "b"}, r"inputs: expected a list of names.*found 'b'"),
         ({"inputs": ["a", None]}, r"inputs: expected a list of names"),
-        ({"inputs": ["a", "b", "a:0"]}, r"inputs: .*each once"),
+        ({"inputs": ["a", "b", "a:0"]}, r"inputs: expected each input once"),
     ],
 )
 def test_names_that_are_none(chosen: Any, message: str, tmp_path: Path) -> None:
@@ -176,6 +180,39 @@ def test_tf1_folder(tmp_path: Path) -> None:
         persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb")
     with pytest.raises(TensorNotFound, match=r"init: .*a NoOp of that name"):
         persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb", outputs=["init"])
+
+
+def test_an_input_with_a_default_and_one_amidst_the_graph(tmp_path: Path) -> None:
+    """What is fed is what its readers read, whatever the node was made of."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        k = v1.placeholder_with_default(1.0, [], name="k")
+        w = v1.get_variable("w", initializer=[1.0, 2.0, 3.0, 4.0])
+        h = tf.multiply(tf.nn.relu(x), w, name="h")
+        tf.add(h * k, tf.tanh(h), name="y")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(tmp_path / "old" / "model"))
+    h_fed = np.array([[1.0, -2.0, 3.0, 0.0]], np.float32)
+
+    def freeze(*outputs: str, inputs: list[str]) -> Any:
+        return persist_callbacks.freeze(
+            tmp_path / "old", tmp_path / "m.pb", outputs=outputs, inputs=inputs
+        )
+
+    found = freeze("k", "y", inputs=["x", "k"])(h_fed, 5.0)
+    assert found["k"] == 5.0
+    relu = np.maximum(h_fed, 0) * [1.0, 2.0, 3.0, 4.0]
+    np.testing.assert_allclose(found["y"], 5 * relu + np.tanh(relu), rtol=1e-6)
+    meta = v1.MetaGraphDef.FromString((tmp_path / "old/model.meta").read_bytes())
+    signature = meta.signature_def["serving_default"]
+    for names, kind in ((["h", "k"], signature.inputs), (["y"], signature.outputs)):
+        for name in names:
+            kind[name].name, kind[name].dtype = f"{name}:0", 1
+            kind[name].tensor_shape.unknown_rank = True
+    (tmp_path / "old/model.meta").write_bytes(meta.SerializeToString())
+    found = freeze("y", inputs=["h", "k"])(h_fed, 5.0)
+    np.testing.assert_allclose(found, 5 * h_fed + np.tanh(h_fed), rtol=1e-6)
 
 
 @pytest.mark.parametrize("outside", [True, False], ids=["outside", "in a graph"])

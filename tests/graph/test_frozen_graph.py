@@ -24,6 +24,7 @@ from persist_callbacks.graph.signature import signature_path
 from persist_callbacks.records import TensorInfo
 
 v1 = tf.compat.v1
+BIG = np.random.default_rng(0).random((512, 8, 8), dtype=np.float32)
 
 
 def graph_of(build: Any) -> Any:
@@ -167,12 +168,60 @@ def test_batches_that_cannot_be_cut(pair: FrozenGraph) -> None:
     """Arrays of different lengths, and sizes below one, are refused."""
     with pytest.raises(InputMismatch, match="a: 3, n: 2"):
         pair.predict((A, N[:2]), batch_size=2)
-    for size in (0, -1, 2.0, "2"):
+    for size in (0, -1, 2.0, "2", True):
         with pytest.raises(ArgumentError, match="batch_size: expected a positive"):
             pair.predict((A, N), batch_size=cast(int, size))
     np.testing.assert_array_equal(
         pair.predict((A, N), batch_size=cast(int, np.int64(2)))["sum"], SUM
     )
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: tf.reshape(x, [-1, 64]) * 1.0,
+        lambda x: tf.reshape(x, [-1, 64]) + np.zeros(64, np.float32),
+        lambda x: tf.nn.bias_add(tf.reshape(x, [-1, 64]), np.zeros(64, np.float32)),
+        lambda x: tf.cond(x[0, 0, 0] > 9.0, lambda: x * 2.0, lambda: np.ones_like(BIG)),
+        lambda x: tf.reshape(tf.constant(BIG), [tf.shape(x)[0], -1]) * 1.0,
+    ],
+)
+def test_results_are_the_callers_own(build: Any) -> None:
+    """Neither what was fed nor the graph's constants lie in them, however large."""
+
+    def graph() -> None:
+        x = v1.placeholder(tf.float32, [None, 8, 8], name="x")
+        y = build(x)
+        tf.identity(y, name="y")
+        tf.identity(y, name="z")
+
+    infos = [TensorInfo(name, None, "float32") for name in ("y", "z", "x")]
+    loaded = from_graph_def(graph_of(graph), None, infos)
+    fed = BIG.copy()
+    found = cast(dict[str, Any], loaded(fed))
+    expected = {name: array.copy() for name, array in found.items()}
+    for array in found.values():
+        assert not np.shares_memory(array, fed)
+        array[...] = 777.0
+    np.testing.assert_array_equal(fed, BIG)
+    again = cast(dict[str, Any], loaded(fed))
+    for name, array in again.items():
+        np.testing.assert_array_equal(array, expected[name])
+
+
+def test_what_is_fed_can_be_asked_for() -> None:
+    """Alone or beside others; text comes back as bytes, as all text does."""
+
+    def graph() -> None:
+        words = v1.placeholder(tf.string, [None], name="words")
+        tf.strings.length(words, name="length")
+
+    graph_def = graph_of(graph)
+    for names in (["words"], ["length", "words"]):
+        infos = [TensorInfo(name, None, "") for name in names]
+        found = from_graph_def(graph_def, None, infos)(np.array(["\xe9", "ab"]))
+        array = found if len(names) == 1 else cast(dict[str, Any], found)["words"]
+        assert array.tolist() == ["\xe9".encode(), b"ab"]
 
 
 def test_strings_in_and_out() -> None:

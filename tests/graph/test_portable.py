@@ -135,8 +135,26 @@ def test_an_output_that_is_read_on_is_an_op_that_nothing_reads() -> None:
     np.testing.assert_array_equal(found["part"], [[2.0]])
 
 
+def test_biases_of_several_outputs_keep_their_names() -> None:
+    """OpenCV joins each with what it is added to; a last bias alone needs no name."""
+
+    def build(x: Any) -> None:
+        weights = np.ones((2, 3), np.float32)
+        for name in ("y", "z"):
+            made = tf.nn.bias_add(tf.matmul(x, weights), weights[0])
+            tf.identity(made, name=name)
+
+    both = {node.name: node.op for node in named(build, "y", "z").node}
+    assert (both["y"], both["z"]) == ("Mul", "Mul")
+    one = {node.name: node.op for node in named(build, "y").node}
+    assert one["y"] == "BiasAdd"
+
+
 def test_outputs_that_are_no_op_of_their_own_stay() -> None:
-    """What is fed, a constant, which is no result to some, and shared integers."""
+    """A constant, which is no result to some, and integers that are read on.
+
+    An input is one by a product.
+    """
 
     def build(x: Any) -> None:
         tf.identity(x, name="echo")
@@ -147,8 +165,9 @@ def test_outputs_that_are_no_op_of_their_own_stay() -> None:
 
     graph_def = named(build, "echo", "fixed", "count", "more")
     types = {node.name: node.op for node in graph_def.node}
-    for name in ("echo", "fixed", "count"):
+    for name in ("fixed", "count"):
         assert types[name] == "Identity"
+    assert types["echo"] == "Mul"
     np.testing.assert_array_equal(results(graph_def, "echo", "more")["echo"], SMALL)
 
 

@@ -70,6 +70,19 @@ def forked(x: Any) -> Any:
     return tf.nn.bias_add(made, EYE[0]) + tf.nn.relu(made) + x
 
 
+def grown(x: Any, times: int, more: int) -> Any:
+    """A transposed convolution whose size is not what its filter and strides give."""
+    size = tf.shape(x)
+    sides = [tf.raw_ops.Add(x=size[k] * times, y=more) for k in (1, 2)]
+    whole = tf.stack([size[0], *sides, 3])
+    filters = np.ones((3, 3, 3, 3), np.float32)
+    strides = [1, 2, 2, 1]
+    return tf.raw_ops.Conv2DBackpropInput(
+        input_sizes=whole, filter=filters, out_backprop=x, strides=strides,
+        padding="VALID",
+    )  # fmt: skip
+
+
 def interpreter_of(runtime: str) -> str:
     """A Python that has a runtime; skips where there is none."""
     interpreter = tf1.python() if runtime == "tensorflow" else sys.executable
@@ -199,6 +212,8 @@ def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
         (lambda x: tf.transpose(x, [0, 2, 1, 3]), "Transpose", "order of axes"),
         (lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [1, 0]]), "Pad", "channels"),
         (lambda x: tf.nn.relu(x[:, 1:3]), "StridedSlice", "a part of pictures"),
+        (lambda x: grown(x, 2, 2), "Shape", "does not have"),
+        (lambda x: grown(x, 3, 1), "Shape", "does not have"),
         (lambda x: tf.add_n(tf.split(x, 3, -1)), "Split", "nothing has told it"),
         (lambda x: tf.concat([x, x], -1), "ConcatV2", "nothing has told it"),
         (

@@ -15,6 +15,7 @@ from persist_callbacks.graph.canonical import serialize
 from persist_callbacks.graph.compare import compare, generate
 from persist_callbacks.graph.freeze import freeze
 from persist_callbacks.graph.frozen import count_ops, from_graph_def
+from persist_callbacks.records import TensorInfo
 
 
 def outputs_of(made: zoo.Traced, graph_def: Any) -> Any:
@@ -63,13 +64,62 @@ def test_loops_stay_loops() -> None:
 
 
 def test_no_identity_but_the_outputs() -> None:
-    """Identities go, but of an output that is an input."""
+    """Identities go; what has no node that could bear its name is a product."""
     made = zoo.traced(zoo.dicts)
     types = {node.name: node.op for node in made.frozen().node}
-    assert [name for name, op in types.items() if op == "Identity"] == ["echo"]
-    # The fifth result of a loop has no node that could bear its name.
-    assert types["memory"] == "Mul"
+    assert "Identity" not in types.values()
+    # One is an input, one the fifth result of a loop.
+    assert (types["echo"], types["memory"]) == ("Mul", "Mul")
     assert set(made.outputs) <= set(types)
+
+
+def test_outputs_of_ops_with_several_results() -> None:
+    """Who reads another result of an output's op reads it still."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [None, 5], name="x")
+        _, indices = tf.math.top_k(x, 2, name="top")
+        tf.add(indices, 1, name="next")
+    simple = passes.simplify(
+        graph.as_graph_def(), inputs=["x"], outputs=["top", "next"]
+    )
+    infos = [TensorInfo("top", None, "float32"), TensorInfo("next", None, "int32")]
+    found = from_graph_def(simple, None, infos)([[3.0, 9.0, 1.0, 4.0, 0.0]])
+    np.testing.assert_array_equal(found["top"], [[9.0, 4.0]])
+    np.testing.assert_array_equal(found["next"], [[2, 4]])
+
+
+@pytest.mark.parametrize(
+    "step",
+    [
+        lambda x: tf.math.erfc(x),
+        lambda x: x - tf.reduce_mean(x, -1, keepdims=True),
+        lambda x: tf.nn.softmax(tf.nn.conv2d(x, np.ones((1, 1, 4, 4)) / 4, 1, "SAME")),
+        lambda x: tf.nn.conv2d(x, np.ones((1, 1, 2, 4), np.float32) / 2, 1, "SAME"),
+        lambda x: x + np.arange(4, dtype=np.float32) * tf.tanh(x),
+        lambda x: 1.0 / (2.0 + x),
+    ],
+)
+def test_a_loop_of_tf1_stays_one(step: Any) -> None:
+    """A constant that hangs on nothing in the loop would be in another frame."""
+    with tf.Graph().as_default() as graph:
+        tf.compat.v1.disable_control_flow_v2()
+        try:
+            x = tf.compat.v1.placeholder(tf.float32, [None, 3, 3, 4], name="x")
+            _, y = tf.while_loop(
+                lambda i, _: i < 3, lambda i, v: (i + 1, step(v)), (0, x)
+            )
+        finally:
+            tf.compat.v1.enable_control_flow_v2()
+        tf.identity(y, name="y")
+    graph_def = graph.as_graph_def()
+    assert "Enter" in count_ops(graph_def)
+    simple = passes.simplify(graph_def, inputs=["x"], outputs=["y"])
+    fed = np.random.default_rng(0).random((2, 3, 3, 4), dtype=np.float32)
+    wanted = [TensorInfo("y", None, "float32")]
+    expected = from_graph_def(graph_def, None, wanted)(fed)
+    found = from_graph_def(simple, None, wanted)(fed)
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_calls_are_inlined() -> None:
