@@ -37,6 +37,9 @@ _ASKED_FOR = {
     ),
     "Sum": ("keep_dims",),
 }
+_MASKS = _ASKED_FOR["StridedSlice"]
+# The rank of pictures.
+_PICTURE = 4
 
 
 def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
@@ -90,6 +93,61 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
         node.name = renamed.get(node.name, node.name)
         result.node.append(node)
     return result
+
+
+def spell_out_slices(graph_def: Any) -> Any:
+    """Say of each of a picture's four dimensions from where to where a part goes.
+
+    OpenCV's reader takes the places of fewer for those of its own order.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    suspects = [node for node in graph_def.node if node.op == "StridedSlice"]
+    if not suspects:
+        return graph_def
+    shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
+    taken = set(by_name)
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        made = tf.compat.v1.NodeDef()
+        made.CopyFrom(node)
+        if node.op == "StridedSlice" and shapes[node.input[0]].rank == _PICTURE:
+            constants = [by_name[nd.split(ref)[0]] for ref in node.input[1:4]]
+            if all(each.op == "Const" for each in constants):
+                result.node.extend(_spelled(made, constants, taken))
+        result.node.append(made)
+    return result
+
+
+def _spelled(node: Any, constants: Sequence[Any], taken: set[str]) -> list[Any]:
+    """Give a slice all its bounds; return their nodes, none if it has them."""
+    masks = {key: node.attr[key].i if key in node.attr else 0 for key in _MASKS}
+    bounds = [nd.constant_value(each).reshape(-1).tolist() for each in constants]
+    count = len(bounds[0])
+    whole = [place for place in range(count) if masks["ellipsis_mask"] >> place & 1]
+    changes_rank = masks["new_axis_mask"] or masks["shrink_axis_mask"]
+    if changes_rank or not (whole or count < _PICTURE):
+        return []
+    places: list[int | None] = list(range(count))
+    at = whole[0] if whole else count
+    # What is left out, or stands for several, is taken whole.
+    places[at : at + len(whole)] = [None] * (_PICTURE - count + len(whole))
+    writer = Writer(node.name, taken)
+    dtype = tf.as_dtype(node.attr["Index"].type)
+    for number, (part, full) in enumerate((("begin", 0), ("end", 0), ("strides", 1))):
+        numbers = [full if k is None else bounds[number][k] for k in places]
+        array = np.array(numbers, dtype.as_numpy_dtype)
+        node.input[1 + number] = writer.constant(part, array, dtype)
+    for key in ("begin_mask", "end_mask"):
+        node.attr[key].i = sum(
+            1 << at
+            for at, place in enumerate(places)
+            if place is None or masks[key] >> place & 1
+        )
+    node.attr["ellipsis_mask"].i = 0
+    return writer.made
 
 
 def spell_out_attributes(graph_def: Any) -> Any:

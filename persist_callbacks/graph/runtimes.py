@@ -47,6 +47,7 @@ _ODD_BIAS = "one number a channel, of what are neither rows nor pictures"
 # OpenCV keeps pictures as NCHW, and knows these ways between the two.
 _TURNS = ([0, 3, 1, 2], [0, 2, 3, 1])
 _JOINED_WITH_BIAS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
+_CHANGES_RANK = ("ellipsis_mask", "new_axis_mask", "shrink_axis_mask")
 _ARITHMETIC = ("Add", "AddV2", "Mul", "RealDiv", "Sub")
 
 
@@ -207,7 +208,7 @@ def _of_opencv(graph_def: Any) -> Iterator[tuple[str, str]]:
             if pictures and {nd.split(ref)[0] for ref in pictures} <= as_fed:
                 yield node.op, "pictures that nothing has told it are some"
         else:
-            yield from _layout_in_opencv(node, shapes, by_name, read)
+            yield from _layout_in_opencv(node, shapes, by_name, read, as_fed)
 
 
 def _readers_in_opencv(
@@ -286,6 +287,7 @@ def _layout_in_opencv(
     shapes: Mapping[str, tf.TensorShape],
     by_name: Mapping[str, Any],
     read: Collection[str],
+    as_fed: Collection[str],
 ) -> Iterator[tuple[str, str]]:
     """Yield what it does not do to pictures, which it keeps as NCHW."""
     source = shapes[node.input[0]] if node.input else tf.TensorShape(None)
@@ -301,7 +303,11 @@ def _layout_in_opencv(
     elif node.op == "Pad" and source.rank == 4 and np.any(number(1)[3]):
         yield node.op, "a border of channels"
     elif node.op == "StridedSlice" and source.rank == 4:
-        yield node.op, "a part of pictures"
+        odd = [node.attr[key].i for key in _CHANGES_RANK if key in node.attr]
+        if len(number(1)) < 4 or any(odd) or nd.split(node.input[0])[0] in as_fed:
+            yield node.op, "a part of pictures, as it takes none"
+        elif np.any(number(3) < 1):
+            yield node.op, "pictures that are turned round"
     elif node.op == "Reshape":
         sizes = number(1).tolist()
         is_picture = len(sizes) == 4 and sizes[1:3] != [1, 1]

@@ -32,6 +32,7 @@ from persist_callbacks.graph.portable import (
     erfc_to_erf,
     name_results,
     spell_out_attributes,
+    spell_out_slices,
     split_grouped_convolutions,
 )
 from persist_callbacks.graph.sizes import static_reshapes
@@ -68,6 +69,7 @@ PASSES: Mapping[str, Pass] = {
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
     "spell_out_softmaxes": lambda g, *_: spell_out_softmaxes(g),
     "broadcasts_to_convolutions": lambda g, *_: broadcasts_to_convolutions(g),
+    "spell_out_slices": lambda g, *_: spell_out_slices(g),
     "transposed_convolution_sizes": lambda g, *_: transposed_convolution_sizes(g),
     "name_results": lambda g, _, outputs: name_results(g, outputs),
     "spell_out_constants": lambda g, *_: spell_out_constants(g),
@@ -83,7 +85,7 @@ _NOT_BESIDE_LOOPS = frozenset(
     [
         *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
         *("erfc_to_erf", "merge_affine_chains", "split_grouped_convolutions"),
-        *("spell_out_softmaxes", "broadcasts_to_convolutions"),
+        *("spell_out_softmaxes", "broadcasts_to_convolutions", "spell_out_slices"),
         "transposed_convolution_sizes",
     ]
 )

@@ -81,6 +81,15 @@ def growing() -> keras.Model:
     return keras.Model(x, L.Conv2D(2, 1, name="grown")(y))
 
 
+def parts_of_pictures() -> keras.Model:
+    """Crops, parts of channels and every second row, of what a convolution gives."""
+    x = functional(9, 9, 3)
+    y = L.Conv2D(6, 3, activation="relu")(x)
+    y = L.Cropping2D(((1, 0), (0, 1)))(y)
+    y = L.Concatenate()([y[..., :2], y[:, :, :, 3:5]])
+    return keras.Model(x, L.Conv2D(2, 1, name="cut")(y[:, ::2, 1:-1]))
+
+
 def prelu_and_quotients() -> keras.Model:
     """A slope for each channel, a constant over a tensor, scales beside a residual."""
     x = functional(8, 8, 3)
@@ -513,7 +522,7 @@ def python_function() -> keras.Model:
 ZOO = ["mlp", "cnn", "any_size", "recurrent", "dicts", "nested", "attention"]
 OURS: list[Callable[[], keras.Model]] = [
     batch_norm_mlp, separable_cnn, grouped_and_dilated_cnn, conv1d, conv3d, unet,
-    growing, prelu_and_quotients, outputs_on_the_way,
+    growing, prelu_and_quotients, parts_of_pictures, outputs_on_the_way,
     residual, squeeze_and_excite, mobilenet, shapes, activations, merges,
     normalizations, lstm, gru, simple_rnn_backwards, unrolled_lstm, bidirectional,
     masked_rnn, encoder_decoder, conv_lstm, time_distributed, custom_cell, transformer,

@@ -43,6 +43,7 @@ PICTURES = [
     *("cnn", "any_size", "mobilenet", "residual", "separable_cnn"),
     *("squeeze_and_excite", "mlp", "siamese", "unet", "grouped_and_dilated_cnn"),
     *("growing", "prelu_and_quotients", "outputs_on_the_way", "several_outputs"),
+    "parts_of_pictures",
 ]
 SEQUENCES = ["attention", "bidirectional", "lstm", "transformer", "vision_transformer"]
 LOADS = {
@@ -68,6 +69,11 @@ def forked(x: Any) -> Any:
     """A convolution with a bias and without, beside what it is of."""
     made = tf.nn.conv2d(x, EYE[None, None], 1, "SAME")
     return tf.nn.bias_add(made, EYE[0]) + tf.nn.relu(made) + x
+
+
+def maps(x: Any) -> Any:
+    """What is known to be pictures."""
+    return tf.nn.conv2d(x, EYE[None, None], 1, "SAME")
 
 
 def grown(x: Any, times: int, more: int) -> Any:
@@ -211,7 +217,10 @@ def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:
         (lambda x: tf.reduce_mean(x, [1, 2, 3]), "Mean", "rows and columns"),
         (lambda x: tf.transpose(x, [0, 2, 1, 3]), "Transpose", "order of axes"),
         (lambda x: tf.pad(x, [[0, 0], [0, 0], [0, 0], [1, 0]]), "Pad", "channels"),
-        (lambda x: tf.nn.relu(x[:, 1:3]), "StridedSlice", "a part of pictures"),
+        (lambda x: tf.nn.relu(x)[:, 1:3], "StridedSlice", "a part of pictures"),
+        (lambda x: x[:, 1:3, :, :], "StridedSlice", "a part of pictures"),
+        (lambda x: maps(x)[:, :, 1], "StridedSlice", "a part of pictures"),
+        (lambda x: maps(x)[:, ::-1, :, :], "StridedSlice", "turned round"),
         (lambda x: grown(x, 2, 2), "Shape", "does not have"),
         (lambda x: grown(x, 3, 1), "Shape", "does not have"),
         (lambda x: tf.add_n(tf.split(x, 3, -1)), "Split", "nothing has told it"),

@@ -33,7 +33,7 @@ from persist_callbacks.graph.simplify import PASSES
 NETWORKS = [
     *("cnn", "grouped_and_dilated_cnn", "separable_cnn", "unet_transposed", "growing"),
     *("unet_upsampling", "picture_preprocessing", "transformer", "outputs_on_the_way"),
-    *("prelu_and_quotients", "DenseNet121", "ConvNeXtTiny"),
+    *("prelu_and_quotients", "parts_of_pictures", "DenseNet121", "ConvNeXtTiny"),
 ]
 # What no network shows, and the test that does.
 ELSEWHERE = {
