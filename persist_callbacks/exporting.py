@@ -27,9 +27,9 @@ from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.batching import fix_batch, known_sizes
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
+from persist_callbacks.graph.cutting import feed_as_placeholders
 from persist_callbacks.graph.freeze import (
     check_names,
-    feed_as_placeholders,
     freeze,
     resolve_outputs,
     take_defaults,
@@ -248,8 +248,8 @@ def _inputs(
             raise TensorNotFound(
                 name,
                 expected=f"an input of the graph: {listed}",
-                found="no input of that name",
-                advice="Name one of these.",
+                found="no input or node of that name",
+                advice="Name one of these, or a node that shall be one.",
             )
     if len(set(names)) < len(names):
         raise ArgumentError(

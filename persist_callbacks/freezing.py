@@ -11,7 +11,12 @@ import numpy as np
 
 from persist_callbacks import exporting
 from persist_callbacks.errors import PersistError
-from persist_callbacks.graph.freeze import needed_variables, resolve_outputs
+from persist_callbacks.graph.cutting import cut_at
+from persist_callbacks.graph.freeze import (
+    check_names,
+    needed_variables,
+    resolve_outputs,
+)
 from persist_callbacks.graph.frozen import FrozenGraph
 from persist_callbacks.graph.inference import InferenceGraph, Stored
 from persist_callbacks.graph.meta import from_meta
@@ -41,7 +46,10 @@ def freeze(
         path: the PB to write; its signature goes beside it.
         outputs: nodes whose results the PB shall give; None for the model's outputs,
             which a foreign graph does not say: the error lists what they could be.
-        inputs: the inputs it shall take, in this order; None for those it needs.
+        inputs: the inputs it shall take, in this order; None for those it needs. Any
+            tensor of the graph may be one: a script of TensorFlow 1 that reads its data
+            by an iterator or a queue is cut where that gives it, ``IteratorGetNext``
+            or ``IteratorGetNext:1``.
         target: ``portable`` rewrites what other runtimes do not read, ``tensorflow``
             leaves every op as it is.
         batch_size: rows that it shall take, no more and no fewer; None for any number.
@@ -50,14 +58,15 @@ def freeze(
         The PB, loaded from the file and run once.
 
     Raises:
-        ArgumentError: the target or the batch size is not one.
+        ArgumentError: the target or the batch size is not one, or names are no list.
         CheckpointNotFound: there is no checkpoint, or it has no graph beside it.
         CheckpointDamaged: the checkpoint is not what its manifest says.
         TensorNotFound: an output or input is not in the graph.
         UnsupportedGraph: something in the graph cannot be a constant.
     """
     check_target(target, batch_size)
-    graph, values = _load(Path(checkpoint), outputs)
+    check_names("inputs", inputs)
+    graph, values = _load(Path(checkpoint), outputs, inputs)
     built = exporting.build(
         graph,
         values,
@@ -70,14 +79,14 @@ def freeze(
 
 
 def _load(
-    path: Path, outputs: Sequence[str] | None
+    path: Path, outputs: Sequence[str] | None, inputs: Sequence[str] | None
 ) -> tuple[InferenceGraph, dict[str, Any]]:
     """Read a checkpoint's graph and weights, another's if it was pruned meanwhile."""
     for attempt in range(_TRIES):
         prefix = locate(path, check=True)
         try:
             meta = graph_beside(prefix)
-            graph = from_meta(meta.read_bytes(), meta)
+            graph = cut_at(from_meta(meta.read_bytes(), meta), inputs)
             wanted = resolve_outputs(graph, outputs)
             return graph, _read(prefix, graph, needed_variables(graph, wanted))
         except (PersistError, FileNotFoundError):

@@ -44,7 +44,8 @@ def _names(text: str | None) -> list[str] | None:
 @click.option(
     "--inputs",
     metavar="NAME,...",
-    help="Inputs that the PB takes, in order; those it needs if left out.",
+    help="Inputs that the PB takes, in order; those it needs if left out. Any tensor "
+    "of the graph may be one, such as what an iterator gives: IteratorGetNext:1.",
 )
 @click.option(
     "--target",

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import in_order
 
+_LOSSES = ("SparseSoftmaxCrossEntropyWithLogits", "SoftmaxCrossEntropyWithLogits")
 # What they read is what a model is used for: it goes on to nothing but a loss or a
 # choice of the best.
-_ENDS = (
-    "SparseSoftmaxCrossEntropyWithLogits",
-    "SoftmaxCrossEntropyWithLogits",
-    "ArgMax",
-    "TopKV2",
-    "InTopKV2",
-)
+_ENDS = (*_LOSSES, "ArgMax", "TopKV2", "InTopKV2")
+# What gives data to a graph that reads them itself.
+_PIPELINE = re.compile(r"IteratorGetNext(Sync)?|QueueDequeue(Many|UpTo)?(V2)?")
 # Training's own, and what only reports, saves or checks.
 _NOT_RESULTS = ("Assign", "Apply", "Save", "Restore", "Summary", "Assert", "Print")
 _NO_VALUE = ("NoOp", "Const", "Switch", "Merge", "Shape", "Exit")
@@ -35,9 +33,13 @@ def likely_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
     ordered = in_order(graph_def.node, [node.name for node in graph_def.node])
     by_name = {node.name: node for node in ordered}
     given = {name for name in inputs if name in by_name}
+    given |= {node.name for node in ordered if _PIPELINE.fullmatch(node.op)}
     # A flag that has a default makes no result of what depends on it alone.
-    without_default = {name for name in given if by_name[name].op == "Placeholder"}
-    reached = _reached(ordered, without_default or given)
+    with_default = {
+        name for name in given if by_name[name].op == "PlaceholderWithDefault"
+    }
+    reached = _reached(ordered, given - with_default or given)
+    losses = _reached(ordered, [n.name for n in ordered if n.op in _LOSSES])
     in_loops = _reached(
         ordered, [n.name for n in ordered if "Enter" in n.op], until="Exit"
     )
@@ -54,9 +56,11 @@ def likely_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
         if node.name in results and node.op not in _ENDS:
             goes_on.update(nd.split(reference)[0] for reference in node.input)
     places = {node.name: place for place, node in enumerate(ordered)}
-    # A loss needs more inputs, its labels, than what is wanted beside it.
+    # A loss needs more inputs, its labels, than what is wanted beside it; by an
+    # iterator, all come of one.
     return sorted(
-        results - goes_on, key=lambda name: (len(reached[name]), -places[name])
+        results - goes_on,
+        key=lambda name: (len(reached[name]), bool(losses[name]), -places[name]),
     )
 
 

@@ -26,7 +26,6 @@ from persist_callbacks.graph.canonical import canonical, in_order
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import without_port
 from persist_callbacks.graph.rewriting import Rewriter
-from persist_callbacks.records import TensorInfo
 
 # Candidates that an error lists.
 _LISTED = 12
@@ -132,37 +131,6 @@ def take_defaults(graph: InferenceGraph, keep: Sequence[str]) -> InferenceGraph:
         return graph
     inputs = tuple(info for info in graph.inputs if info.name not in taken)
     return dataclasses.replace(graph, graph_def=graph_def, inputs=inputs)
-
-
-def feed_as_placeholders(graph_def: Any, inputs: Sequence[TensorInfo]) -> Any:
-    """Make each input a Placeholder: what is fed is then read by its readers alone.
-
-    A foreign graph may be fed at any node, and one with a default has one to lose.
-
-    Args:
-        graph_def: a frozen GraphDef; not changed.
-        inputs: nodes that are fed; one whose further results are read stays as it is.
-    """
-    others = {
-        name
-        for node in graph_def.node
-        for name, port in map(nd.split, node.input)
-        if port > 0
-    }
-    by_name = {info.name: info for info in inputs if info.name not in others}
-    if all(n.op == "Placeholder" for n in graph_def.node if n.name in by_name):
-        return graph_def
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        info = by_name.get(node.name)
-        if info is None or node.op == "Placeholder":
-            result.node.add().CopyFrom(node)
-            continue
-        shape, dtype = tf.TensorShape(info.shape), tf.as_dtype(info.dtype)
-        result.node.append(
-            nd.make_node("Placeholder", node.name, dtype=dtype, shape=shape)
-        )
-    return result
 
 
 def resolve_outputs(graph: InferenceGraph, outputs: Sequence[str] | None) -> list[str]:

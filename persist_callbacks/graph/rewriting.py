@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,6 +22,9 @@ _DEBUG = frozenset({"Assert", "PrintV2"})
 # In a function a reference names the producer's result, and the new op's is "output".
 _RESULT_BEFORE = {"ReadVariableOp": "value", "VarHandleOp": "resource"}
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
+_PIPELINE = re.compile(
+    r"(OneShot|Anonymous)?Iterator.*|.*Queue(V2)?|Queue\w*V2|.*Dataset(V\d)?|.*Reader(V2)?"
+)
 _INSIDE_TABLES = "Do this step in the data pipeline, and export the model without it."
 
 
@@ -326,6 +330,12 @@ def refusal(node: Any, where: str) -> UnsupportedGraph:
     elif nd.op_definition(node.op) is None:
         found = "an op that this TensorFlow does not know"
         advice = "Load the library that registers it first."
+    elif _PIPELINE.fullmatch(node.op):
+        found = "a step of the training data's pipeline"
+        advice = (
+            "Name what the model reads as inputs, the iterator's or queue's next: "
+            'inputs=["IteratorGetNext"] (--inputs IteratorGetNext).'
+        )
     elif node.op in nd.BRANCHES or list(nd.function_attributes(node)):
         found = "a call that cannot take a value in a variable's place"
         advice = "Write the loop or branch with keras.ops or tf.while_loop."

@@ -182,6 +182,70 @@ def test_tf1_folder(tmp_path: Path) -> None:
         persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb", outputs=["init"])
 
 
+def pipeline_script(directory: Path, *, queue: bool = False) -> None:
+    """Save a model of TF1 that reads two features and a label by an iterator."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        a = np.arange(8, dtype=np.float32).reshape(4, 2)
+        data = tf.data.Dataset.from_tensor_slices((a, a[:, 0], [0, 1, 0, 1]))
+        x, shift, label = v1.data.make_one_shot_iterator(data.batch(2)).get_next()
+        if queue:
+            fifo = v1.PaddingFIFOQueue(9, [tf.float32, tf.float32], [[None, 2], [None]])
+            x, shift = fifo.dequeue(name="next")
+        w = v1.get_variable("w", initializer=[[1.0, 2.0], [3.0, 4.0]])
+        logits = tf.add(tf.matmul(x, w), shift[:, None], name="logits")
+        loss = tf.reduce_mean(
+            tf.nn.sparse_softmax_cross_entropy_with_logits(labels=label, logits=logits)
+        )
+        v1.train.AdamOptimizer().minimize(loss)
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver().save(session, str(directory / "model"), 3)
+
+
+@pytest.mark.parametrize("queue", [False, True])
+def test_a_script_that_reads_its_data_in_the_graph(queue: bool, tmp_path: Path) -> None:
+    """Cut where the data come in, it takes arrays; uncut it is told so."""
+    pipeline_script(tmp_path / "old", queue=queue)
+    node = "next" if queue else "IteratorGetNext"
+
+    def freeze(**chosen: Any) -> Any:
+        return persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb", **chosen)
+
+    with pytest.raises(TensorNotFound, match=r"likely ones are: logits \(Add"):
+        freeze()
+    with pytest.raises(UnsupportedGraph, match=r"pipeline.*inputs=\[\"IteratorGetN"):
+        freeze(outputs=["logits"])
+    with pytest.raises(UnsupportedGraph, match="pipeline"):
+        freeze(outputs=["logits"], inputs=[node])
+    frozen = freeze(outputs=["logits"], inputs=[f"{node}:1", f"{node}:0"])
+    assert [info.name for info in frozen.inputs] == [f"{node}_1", node]
+    assert frozen.inputs[1].shape == (None, 2)
+    assert {"Placeholder", "MatMul"} <= set(frozen.ops)
+    shift, x = np.array([10.0], np.float32), np.array([[1.0, 1.0]], np.float32)
+    np.testing.assert_array_equal(frozen(shift, x), [[14.0, 16.0]])
+    by_name = {f"{node}:1": shift, node: x}
+    np.testing.assert_array_equal(frozen(by_name), [[14.0, 16.0]])
+    with pytest.raises(TensorNotFound, match=r":7: .*found output 7 of a node with"):
+        freeze(outputs=["logits"], inputs=[f"{node}:7"])
+    with pytest.raises(TensorNotFound, match=r"absent: .*no input or node"):
+        freeze(outputs=["logits"], inputs=["absent", node, f"{node}:1"])
+
+
+def test_an_inner_tensor_is_an_input(tmp_path: Path) -> None:
+    """What led there is in the PB no more, and the others' inputs are as they were."""
+    made = zoo.traced(zoo.cnn)
+    inner = next(n.name for n in made.graph.graph_def.node if n.op == "MaxPool")
+    commit(tmp_path / "run", made, 1)
+    run = tmp_path / "run"
+    whole = persist_callbacks.freeze(run, tmp_path / "whole.pb")
+    first = persist_callbacks.freeze(run, tmp_path / "a.pb", outputs=[inner])
+    last = persist_callbacks.freeze(run, tmp_path / "b.pb", inputs=[f"{inner}:0"])
+    assert [info.name for info in last.inputs] == [inner]
+    assert last.op_count < whole.op_count
+    sample = generate(made.graph.inputs, batch=2, seed=1)
+    np.testing.assert_allclose(last(first(sample)), whole(sample), atol=1e-6)
+
+
 def test_an_input_with_a_default_and_one_amidst_the_graph(tmp_path: Path) -> None:
     """What is fed is what its readers read, whatever the node was made of."""
     v1 = tf.compat.v1

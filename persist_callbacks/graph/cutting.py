@@ -1,0 +1,151 @@
+"""Graphs that are fed in their midst: the step after a pipeline becomes an input."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from persist_callbacks.errors import TensorNotFound, UnsupportedGraph
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.canonical import in_order
+from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.names import unique, without_port
+from persist_callbacks.records import TensorInfo
+
+_Tensor = tuple[str, int]
+
+
+def cut_at(graph: InferenceGraph, inputs: Sequence[str] | None) -> InferenceGraph:
+    """Make inputs of tensors that are none, such as what an iterator gives.
+
+    Args:
+        graph: the inference graph; not changed.
+        inputs: names of tensors, with or without ``:0``; those that are inputs, or in
+            no graph, are passed over.
+
+    Returns:
+        A graph with further inputs. One that a node gives beside its first is called
+        ``node_1``, and ``node:1`` is its original name.
+
+    Raises:
+        TensorNotFound: a node has no such output, or one of neither numbers nor text.
+        UnsupportedGraph: this TensorFlow does not know what leads there.
+    """
+    known = {info.name for info in graph.inputs} | set(graph.original_names.values())
+    by_name = {node.name: node for node in graph.graph_def.node}
+    wanted = [without_port(name) for name in inputs or ()]
+    cuts = {
+        tensor: name
+        for name in wanted
+        if name not in known and (tensor := nd.split(name))[0] in by_name
+    }
+    if not cuts:
+        return graph
+    described = _described(graph.graph_def, cuts)
+    taken = set(by_name)
+    fed: dict[_Tensor, TensorInfo] = {}
+    moved: dict[str, str] = {}
+    originals = dict(graph.original_names)
+    for (node, port), info in described.items():
+        name = node
+        if port:
+            name = unique(f"{node}_{port}", taken)
+            originals[name] = cuts[node, port]
+        else:
+            moved[node] = unique(f"{node}/uncut", taken)
+        taken |= {name, moved.get(node, node)}
+        fed[node, port] = dataclasses.replace(info, name=name)
+    result = nd.empty_like(graph.graph_def)
+    for original in graph.graph_def.node:
+        made = result.node.add()
+        made.CopyFrom(original)
+        made.name = moved.get(original.name, original.name)
+        del made.input[:]
+        made.input.extend(_led(ref, fed, moved) for ref in original.input)
+    result.node.extend(_placeholder(info) for info in fed.values())
+    return dataclasses.replace(
+        graph,
+        graph_def=result,
+        inputs=(*graph.inputs, *fed.values()),
+        original_names=originals,
+    )
+
+
+def feed_as_placeholders(graph_def: Any, inputs: Sequence[TensorInfo]) -> Any:
+    """Make each input a Placeholder: what is fed is then read by its readers alone.
+
+    A foreign graph may be fed at any node, and one with a default has one to lose.
+
+    Args:
+        graph_def: a frozen GraphDef; not changed.
+        inputs: nodes that are fed; one whose further results are read stays as it is.
+    """
+    others = {
+        name
+        for node in graph_def.node
+        for name, port in map(nd.split, node.input)
+        if port > 0
+    }
+    by_name = {info.name: info for info in inputs if info.name not in others}
+    if all(n.op == "Placeholder" for n in graph_def.node if n.name in by_name):
+        return graph_def
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        info = by_name.get(node.name)
+        keep = info is None or node.op == "Placeholder"
+        result.node.append(node if keep or info is None else _placeholder(info))
+    return result
+
+
+def _described(
+    graph_def: Any, cuts: Mapping[_Tensor, str]
+) -> dict[_Tensor, TensorInfo]:
+    """Return shapes and dtypes of tensors, by what leads to them alone."""
+    before = nd.empty_like(graph_def)
+    before.node.extend(in_order(graph_def.node, [node for node, _ in cuts]))
+    for each in before.node:
+        # It may want to lie beside a node that is not among these.
+        each.attr.pop("_class", None)
+    graph = tf.Graph()
+    try:
+        with graph.as_default():
+            tf.import_graph_def(before, name="")
+    except (ValueError, tf.errors.OpError) as error:
+        raise UnsupportedGraph(
+            ", ".join(cuts.values()),
+            expected="inputs that this TensorFlow can tell shape and dtype of",
+            found=str(error).split("\n")[0][:300],
+            advice="Load the library that registers the op first.",
+        ) from error
+    found = {}
+    for (node, port), name in cuts.items():
+        outputs = graph.get_operation_by_name(node).outputs
+        tensor = outputs[port] if 0 <= port < len(outputs) else None
+        if tensor is None or tensor.dtype in (tf.resource, tf.variant):
+            raise TensorNotFound(
+                name,
+                expected="a tensor of numbers or text, to be an input",
+                found=f"output {port} of a node with {len(outputs)}"
+                if tensor is None
+                else f"a {tensor.dtype.name}",
+                advice="Name what gives the model its data, an iterator's next.",
+            )
+        sizes = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
+        found[node, port] = TensorInfo(name, sizes, tensor.dtype.base_dtype.name)
+    return found
+
+
+def _placeholder(info: TensorInfo) -> Any:
+    shape, dtype = tf.TensorShape(info.shape), tf.as_dtype(info.dtype)
+    return nd.make_node("Placeholder", info.name, dtype=dtype, shape=shape)
+
+
+def _led(
+    reference: str, fed: Mapping[_Tensor, TensorInfo], moved: Mapping[str, str]
+) -> str:
+    """Return an input by its new name, or what is fed in its place."""
+    info = fed.get(nd.split(reference))
+    return nd.renamed(reference, moved) if info is None else info.name
