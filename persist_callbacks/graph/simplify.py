@@ -21,6 +21,7 @@ from persist_callbacks.graph.enlarging import (
     transposed_convolution_sizes,
 )
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.norms import differences_from_means
 from persist_callbacks.graph.plainer import (
     additions_to_biases,
     quotients_to_reciprocals,
@@ -58,6 +59,7 @@ PASSES: Mapping[str, Pass] = {
     "static_reshapes": lambda g, *_: static_reshapes(g),
     # What shapes were computed of is a reader no more, where a pass wants but one.
     "drop_unused": lambda g, inputs, outputs: drop_unused(g, [*inputs, *outputs]),
+    "differences_from_means": lambda g, *_: differences_from_means(g),
     "dense_to_convolutions": lambda g, *_: dense_to_convolutions(g),
     "repeats_to_resizes": lambda g, *_: repeats_to_resizes(g),
     "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
