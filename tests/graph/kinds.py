@@ -84,7 +84,7 @@ def growing() -> keras.Model:
 def parts_of_pictures() -> keras.Model:
     """Crops, parts of channels and every second row, of what a convolution gives."""
     x = functional(9, 9, 3)
-    y = L.Conv2D(6, 3, activation="relu")(x)
+    y = L.Conv2D(6, 3, activation="leaky_relu")(x)
     y = L.Cropping2D(((1, 0), (0, 1)))(y)
     y = L.Concatenate()([y[..., :2], y[:, :, :, 3:5]])
     return keras.Model(x, L.Conv2D(2, 1, name="cut")(y[:, ::2, 1:-1]))
