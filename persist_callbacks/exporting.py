@@ -25,7 +25,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.graph import frozen as frozen_graphs
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.batching import fix_batch, known_sizes
-from persist_callbacks.graph.canonical import canonical, serialize
+from persist_callbacks.graph.canonical import canonical, in_order, serialize
 from persist_callbacks.graph.compare import Comparison, generate
 from persist_callbacks.graph.cutting import feed_as_placeholders
 from persist_callbacks.graph.freeze import (
@@ -112,6 +112,7 @@ def build(
     simple = finished(frozen, target, inputs=names, outputs=wanted)
     # Each of them holds all weights once more.
     del frozen
+    _warn_of_training(simple)
     data = _serialized(simple)
     del simple
     clean = tf.compat.v1.GraphDef.FromString(data)
@@ -206,6 +207,39 @@ def _refuse_reaching_out(graph_def: Any) -> None:
             )
 
 
+def _warn_of_training(graph_def: Any) -> None:
+    """Tell of what a graph has that was built to be trained, as TF1's scripts do it."""
+    nodes: list[Any] = []
+    in_branch: set[str] = set()
+    for node in in_order(graph_def.node, [node.name for node in graph_def.node]):
+        sources = {nd.split(reference)[0] for reference in node.input}
+        # A branch may be that of the training.
+        if node.op == "Switch" or sources & in_branch:
+            in_branch.add(node.name)
+        else:
+            nodes.append(node)
+    drawing = [node for node in nodes if nd.draws(node.op)]
+    batch = [
+        node
+        for node in nodes
+        if node.op.startswith("FusedBatchNorm")
+        and ("is_training" not in node.attr or node.attr["is_training"].b)
+    ]
+    for some, what in (
+        (drawing, "draws random numbers, as a dropout does in training"),
+        (batch, "normalizes by the batch that it is given, as in training"),
+    ):
+        if some:
+            names = ", ".join(node.name for node in some[:3])
+            warnings.warn(
+                f"The frozen graph {what}: {names}. Its results may differ from run to "
+                "run, or with the batch. If they shall not, freeze the graph that the "
+                "model is used with, or name the node after it as an input.",
+                PersistWarning,
+                stacklevel=4,
+            )
+
+
 def _serialized(graph_def: Any) -> bytes:
     """Return a PB's bytes."""
     try:
@@ -283,10 +317,14 @@ def _rehearse(frozen: FrozenGraph) -> None:
     known = isinstance(failure, InputMismatch)
     reason = failure.found if known else frozen_graphs.reason_of(failure)
     sizes = [info.shape for info in frozen.inputs]
-    if any(shape is None or None in shape[1:] for shape in sizes):
+    is_open = any(shape is None or None in shape[1:] for shape in sizes)
+    # Pictures in a format, or indices and sizes that belong together.
+    has_meaning = any(not tf.as_dtype(i.dtype).is_floating for i in frozen.inputs)
+    if is_open or (known and has_meaning):
         warnings.warn(
-            "The frozen graph could not be tried out on made-up input, whose open "
-            f"dimensions it does not take: {reason}. Try it on input of your own.",
+            "The frozen graph could not be tried out on made-up input, whose "
+            f"{'open dimensions' if is_open else 'values'} it does not take: "
+            f"{reason}. Try it on input of your own.",
             PersistWarning,
             stacklevel=4,
         )

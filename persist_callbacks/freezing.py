@@ -11,7 +11,7 @@ import numpy as np
 
 from persist_callbacks import exporting
 from persist_callbacks.errors import PersistError
-from persist_callbacks.graph.cutting import cut_at
+from persist_callbacks.graph.cutting import cut_at, with_ports
 from persist_callbacks.graph.freeze import (
     check_names,
     needed_variables,
@@ -44,8 +44,9 @@ def freeze(
             checkpoint folder, or a prefix such as ``ckpt-000001200/model.ckpt``; also
             a folder or prefix that TensorFlow 1's Saver wrote.
         path: the PB to write; its signature goes beside it.
-        outputs: nodes whose results the PB shall give; None for the model's outputs,
-            which a foreign graph does not say: the error lists what they could be.
+        outputs: nodes whose results the PB shall give, ``node:1`` for a second one;
+            None for the model's outputs, which a foreign graph does not say: the error
+            lists what they could be.
         inputs: the inputs it shall take, in this order; None for those it needs. Any
             tensor of the graph may be one: a script of TensorFlow 1 that reads its data
             by an iterator or a queue is cut where that gives it, ``IteratorGetNext``
@@ -66,7 +67,8 @@ def freeze(
     """
     check_target(target, batch_size)
     check_names("inputs", inputs)
-    graph, values = _load(Path(checkpoint), outputs, inputs)
+    check_names("outputs", outputs)
+    graph, outputs, values = _load(Path(checkpoint), outputs, inputs)
     built = exporting.build(
         graph,
         values,
@@ -80,15 +82,17 @@ def freeze(
 
 def _load(
     path: Path, outputs: Sequence[str] | None, inputs: Sequence[str] | None
-) -> tuple[InferenceGraph, dict[str, Any]]:
+) -> tuple[InferenceGraph, Sequence[str] | None, dict[str, Any]]:
     """Read a checkpoint's graph and weights, another's if it was pruned meanwhile."""
     for attempt in range(_TRIES):
         prefix = locate(path, check=True)
         try:
             meta = graph_beside(prefix)
             graph = cut_at(from_meta(meta.read_bytes(), meta), inputs)
-            wanted = resolve_outputs(graph, outputs)
-            return graph, _read(prefix, graph, needed_variables(graph, wanted))
+            graph, named = with_ports(graph, outputs)
+            wanted = resolve_outputs(graph, named)
+            values = _read(prefix, graph, needed_variables(graph, wanted))
+            return graph, named, values
         except (PersistError, FileNotFoundError):
             if attempt == _TRIES - 1 or os.path.lexists(os.path.dirname(prefix)):
                 raise

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterable
 from typing import Any
 
@@ -13,8 +12,6 @@ _LOSSES = ("SparseSoftmaxCrossEntropyWithLogits", "SoftmaxCrossEntropyWithLogits
 # What they read is what a model is used for: it goes on to nothing but a loss or a
 # choice of the best.
 _ENDS = (*_LOSSES, "ArgMax", "TopKV2", "InTopKV2")
-# What gives data to a graph that reads them itself.
-_PIPELINE = re.compile(r"IteratorGetNext(Sync)?|QueueDequeue(Many|UpTo)?(V2)?")
 # Training's own, and what only reports, saves or checks.
 _NOT_RESULTS = ("Assign", "Apply", "Save", "Restore", "Summary", "Assert", "Print")
 _NO_VALUE = ("NoOp", "Const", "Switch", "Merge", "Shape", "Exit")
@@ -33,7 +30,7 @@ def likely_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
     ordered = in_order(graph_def.node, [node.name for node in graph_def.node])
     by_name = {node.name: node for node in ordered}
     given = {name for name in inputs if name in by_name}
-    given |= {node.name for node in ordered if _PIPELINE.fullmatch(node.op)}
+    given |= {node.name for node in ordered if nd.gives_data(node.op)}
     # A flag that has a default makes no result of what depends on it alone.
     with_default = {
         name for name in given if by_name[name].op == "PlaceholderWithDefault"

@@ -15,6 +15,8 @@ from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import unique, without_port
 from persist_callbacks.records import TensorInfo
 
+# What a node is called of which some results are fed and others are not.
+_UNCUT = "/uncut"
 _Tensor = tuple[str, int]
 
 
@@ -23,25 +25,34 @@ def cut_at(graph: InferenceGraph, inputs: Sequence[str] | None) -> InferenceGrap
 
     Args:
         graph: the inference graph; not changed.
-        inputs: names of tensors, with or without ``:0``; those that are inputs, or in
-            no graph, are passed over.
+        inputs: names of tensors, with or without ``:0``; those that are inputs already
+            are passed over.
 
     Returns:
         A graph with further inputs. One that a node gives beside its first is called
         ``node_1``, and ``node:1`` is its original name.
 
     Raises:
-        TensorNotFound: a node has no such output, or one of neither numbers nor text.
+        TensorNotFound: there is no such node, or it has no such output, or one of
+            neither numbers nor text.
         UnsupportedGraph: this TensorFlow does not know what leads there.
     """
     known = {info.name for info in graph.inputs} | set(graph.original_names.values())
     by_name = {node.name: node for node in graph.graph_def.node}
-    wanted = [without_port(name) for name in inputs or ()]
-    cuts = {
-        tensor: name
-        for name in wanted
-        if name not in known and (tensor := nd.split(name))[0] in by_name
-    }
+    cuts = {}
+    for name in map(without_port, inputs or ()):
+        tensor = nd.split(name)
+        if name in known:
+            continue
+        if tensor[0] not in by_name or tensor[1] < 0:
+            listed = ", ".join(_data_of(graph.graph_def.node) or sorted(known))
+            raise TensorNotFound(
+                name,
+                expected=f"an input of the graph: {listed or 'it has none'}",
+                found=f"no input or node of that name among {len(by_name)}",
+                advice="Name one of these, or a node that shall be one.",
+            )
+        cuts[tensor] = name
     if not cuts:
         return graph
     described = _described(graph.graph_def, cuts)
@@ -55,7 +66,7 @@ def cut_at(graph: InferenceGraph, inputs: Sequence[str] | None) -> InferenceGrap
             name = unique(f"{node}_{port}", taken)
             originals[name] = cuts[node, port]
         else:
-            moved[node] = unique(f"{node}/uncut", taken)
+            moved[node] = unique(f"{node}{_UNCUT}", taken)
         taken |= {name, moved.get(node, node)}
         fed[node, port] = dataclasses.replace(info, name=name)
     result = nd.empty_like(graph.graph_def)
@@ -147,5 +158,84 @@ def _led(
     reference: str, fed: Mapping[_Tensor, TensorInfo], moved: Mapping[str, str]
 ) -> str:
     """Return an input by its new name, or what is fed in its place."""
-    info = fed.get(nd.split(reference))
+    node, port = nd.split(reference)
+    if port < 0:
+        # To wait for what is fed is to wait for nothing.
+        first = next((info.name for key, info in fed.items() if key[0] == node), node)
+        return f"^{first}"
+    info = fed.get((node, port))
     return nd.renamed(reference, moved) if info is None else info.name
+
+
+def with_ports(
+    graph: InferenceGraph, outputs: Sequence[str] | None
+) -> tuple[InferenceGraph, Sequence[str] | None]:
+    """Give a node to each output that is not a node's first.
+
+    Args:
+        graph: the inference graph; not changed.
+        outputs: names of tensors; None for the graph's own.
+
+    Returns:
+        A graph with further nodes, ``node_1`` for ``node:1``, and the outputs by their
+        nodes' names.
+
+    Raises:
+        TensorNotFound: a node has no such output, or one of neither numbers nor text.
+    """
+    by_name = {node.name for node in graph.graph_def.node}
+    known = set(graph.original_names.values())
+    ports = {
+        nd.split(name): name
+        for name in outputs or ()
+        if name not in known and nd.split(name)[0] in by_name and nd.split(name)[1] > 0
+    }
+    if outputs is None or not ports:
+        return graph, outputs
+    result = tf.compat.v1.GraphDef()
+    result.CopyFrom(graph.graph_def)
+    originals, taken = dict(graph.original_names), set(by_name)
+    new: dict[str, str] = {}
+    for (node, port), info in _described(graph.graph_def, ports).items():
+        name = unique(f"{node}_{port}", taken)
+        taken.add(name)
+        new[ports[node, port]], originals[name] = name, ports[node, port]
+        dtype = tf.as_dtype(info.dtype)
+        result.node.append(nd.make_node("Identity", name, [f"{node}:{port}"], T=dtype))
+    changed = dataclasses.replace(graph, graph_def=result, original_names=originals)
+    return changed, [new.get(name, name) for name in outputs]
+
+
+def refuse_pipelines(nodes: Sequence[Any]) -> None:
+    """Refuse a graph that reads its data itself, and name what it reads of them.
+
+    Args:
+        nodes: those that the outputs need.
+
+    Raises:
+        UnsupportedGraph: there is such a node.
+    """
+    read = _data_of(nodes)
+    if not read:
+        return
+    names = ", ".join(f'"{name}"' for name in read)
+    raise UnsupportedGraph(
+        read[0],
+        expected="a graph that is fed what it reads",
+        found=f"a step of the training data's pipeline, which gives {', '.join(read)}",
+        advice=f"Name it as an input, beside those that were named: inputs=[{names}] "
+        f"(--inputs {','.join(read)}).",
+    )
+
+
+def _data_of(nodes: Sequence[Any]) -> list[str]:
+    """Name the tensors of a pipeline that are read, in the order of their readers."""
+    sources = {node.name for node in nodes if nd.gives_data(node.op)}
+    found: dict[str, None] = {}
+    for node in nodes:
+        for reference in node.input:
+            name, port = nd.split(reference)
+            if name in sources and port >= 0:
+                shown = name.partition(_UNCUT)[0]
+                found[f"{shown}:{port}" if port else shown] = None
+    return list(found)

@@ -125,7 +125,10 @@ def _fits(shape: Sequence[int], wanted: Sequence[int | None] | None) -> bool:
 def _safe(array: _Array, dtype: Any) -> bool:
     """Whether an array's values keep their meaning in a dtype; rounding is no loss."""
     if dtype == tf.string:
-        return array.dtype.kind in "OSU"
+        texts = array.reshape(-1) if array.dtype.kind == "O" else ()
+        return array.dtype.kind in "OSU" and all(
+            isinstance(each, str | bytes) for each in texts
+        )
     target = np.dtype(dtype.as_numpy_dtype)
     if array.dtype == target:
         return True

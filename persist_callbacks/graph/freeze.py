@@ -23,8 +23,10 @@ from persist_callbacks.errors import (
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.candidates import likely_outputs
 from persist_callbacks.graph.canonical import canonical, in_order
+from persist_callbacks.graph.cutting import refuse_pipelines
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import without_port
+from persist_callbacks.graph.ordering import without_order
 from persist_callbacks.graph.rewriting import Rewriter
 
 # Candidates that an error lists.
@@ -217,7 +219,9 @@ def _candidates(graph: InferenceGraph) -> str:
 def _rewritten(graph: InferenceGraph, wanted: Sequence[str]) -> Rewriter:
     """Rewrite what the outputs need; the constants have no values yet."""
     rewriter = Rewriter(graph)
-    rewriter.rewrite(in_order(graph.graph_def.node, wanted))
+    needed = in_order(without_order(graph.graph_def.node), wanted)
+    refuse_pipelines(needed)
+    rewriter.rewrite(needed)
     return rewriter
 
 

@@ -50,6 +50,14 @@ _OUTSIDE = re.compile(
 )
 
 
+_DRAWS = re.compile(
+    r"Random\w*|\w*TruncatedNormal|Multinomial|\w*RandomBinomial|\w*CandidateSampler"
+)
+
+# The last step of a pipeline that is in the graph.
+_GIVES_DATA = re.compile(r"IteratorGetNext(Sync)?|QueueDequeue(Many|UpTo)?(V2)?")
+
+
 @cache
 def op_definition(op: str) -> Any:
     """Return the OpDef that this TensorFlow knows for an op type, None if it has none.
@@ -96,6 +104,15 @@ def reaches_out(node: Any) -> bool:
     if node.op == "PrintV2":
         return bool(node.attr["output_stream"].s.startswith(b"file:"))
     return _OUTSIDE.fullmatch(node.op) is not None
+
+
+def draws(op: str) -> bool:
+    """Whether an op type gives other numbers in each run.
+
+    Args:
+        op: the type.
+    """
+    return _DRAWS.fullmatch(op) is not None and has_state(op)
 
 
 def variable_key(node: Any) -> str:
@@ -154,6 +171,15 @@ def renamed(reference: str, names: Mapping[str, str]) -> str:
         return reference
     name = names[name]
     return f"^{name}" if port < 0 else f"{name}:{port}" if port else name
+
+
+def gives_data(op: str) -> bool:
+    """Whether an op type is where a graph that reads its own data gets them.
+
+    Args:
+        op: the type.
+    """
+    return _GIVES_DATA.fullmatch(op) is not None
 
 
 def gives_nothing(node: Any) -> bool:

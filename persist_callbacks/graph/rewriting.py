@@ -15,10 +15,9 @@ from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import function_roots, in_order
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.ordering import CHECKS
 
 _OLD_VARIABLES = frozenset({"Variable", "VariableV2"})
-# They report or stop, they compute nothing; they hang on control edges only.
-_DEBUG = frozenset({"Assert", "PrintV2"})
 # In a function a reference names the producer's result, and the new op's is "output".
 _RESULT_BEFORE = {"ReadVariableOp": "value", "VarHandleOp": "resource"}
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
@@ -89,7 +88,7 @@ class Rewriter:
         nodes = list(nodes)
         old_flow = any(node.op in nd.OLD_CONTROL_FLOW for node in nodes)
         for original in nodes:
-            if original.op in _DEBUG:
+            if original.op in CHECKS:
                 continue
             node = tf.compat.v1.NodeDef()
             node.CopyFrom(original)
@@ -332,10 +331,7 @@ def refusal(node: Any, where: str) -> UnsupportedGraph:
         advice = "Load the library that registers it first."
     elif _PIPELINE.fullmatch(node.op):
         found = "a step of the training data's pipeline"
-        advice = (
-            "Name what the model reads as inputs, the iterator's or queue's next: "
-            'inputs=["IteratorGetNext"] (--inputs IteratorGetNext).'
-        )
+        advice = "Name what the model reads of it as inputs."
     elif node.op in nd.BRANCHES or list(nd.function_attributes(node)):
         found = "a call that cannot take a value in a variable's place"
         advice = "Write the loop or branch with keras.ops or tf.while_loop."

@@ -294,6 +294,6 @@ def _grappler(
         return tf_optimizer.OptimizeGraph(
             config, meta, verbose=False, graph_id=b"persist_callbacks"
         )
-    except ValueError:
+    except (ValueError, tf.errors.OpError):
         # It takes no graph that is fed a tensor of any rank, as TF1's scripts make it.
         return graph_def

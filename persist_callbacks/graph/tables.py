@@ -15,11 +15,19 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.canonical import in_order
 from persist_callbacks.graph.writing import Writer
 
 _MAKES = ("HashTableV2", "HashTable", "MutableHashTableV2", "MutableHashTable")
 _FILLS = ("InitializeTableV2", "InitializeTable", "LookupTableImportV2")
 _FINDS = ("LookupTableFindV2", "LookupTableFind")
+# What TF1 makes a table's numbers of: the places of its keys, by Cast of a Range.
+_OF_CONSTANTS = frozenset(
+    [
+        *("Add", "AddV2", "AsString", "Cast", "ConcatV2", "Const", "ExpandDims"),
+        *("Identity", "Mul", "Pack", "Range", "Reshape", "Size", "Sub"),
+    ]
+)
 _SIZES = ("LookupTableSizeV2", "LookupTableSize")
 
 
@@ -80,12 +88,7 @@ def filled_tables(graph_def: Any) -> dict[str, Table]:
         table, *sources = (_behind_identities(by_name, ref) for ref in node.input[:3])
         if table is None or table.op not in _MAKES:
             continue
-        arrays = [
-            nd.constant_value(source)
-            if source is not None and source.op == "Const"
-            else np.zeros((0, 0))
-            for source in sources
-        ]
+        arrays = [_computed(graph_def, source) for source in sources]
         found.setdefault(table.name, []).append(Table(*arrays))
     # One that is filled from a file, or twice, is not known from the graph alone.
     return {
@@ -117,6 +120,23 @@ def replace_lookups(graph_def: Any, tables: Mapping[str, Table]) -> Any:
         else:
             result.node.add().CopyFrom(node)
     return result
+
+
+def _computed(graph_def: Any, source: Any) -> np.ndarray[Any, Any]:
+    """Return what a node gives that depends on constants alone; else what fits none."""
+    unknown = np.zeros((0, 0))
+    if source is None:
+        return unknown
+    if source.op == "Const":
+        return nd.constant_value(source)
+    needed = in_order(graph_def.node, [source.name])
+    if any(node.op not in _OF_CONSTANTS for node in needed):
+        return unknown
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.import_graph_def(tf.compat.v1.GraphDef(node=needed), name="")
+    with tf.compat.v1.Session(graph=graph) as session:
+        return np.asarray(session.run(f"{source.name}:0"))
 
 
 def _behind_identities(by_name: Mapping[str, Any], reference: str) -> Any:

@@ -1,0 +1,90 @@
+"""Control edges: which of them say where a node is, and which only when it runs.
+
+In a graph without state nothing is left to be ordered. But in branches and loops of
+TF1's an op that reads nothing, such as a constant, is there by a control edge alone.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable
+from typing import Any
+
+import tensorflow as tf
+
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.canonical import in_order
+
+# They report or stop, they compute nothing; they hang on control edges only.
+CHECKS = frozenset({"Assert", "PrintV2"})
+# The frames and branches that something is in, the innermost last.
+_Place = tuple[str, ...]
+
+
+def without_order(nodes: Iterable[Any]) -> list[Any]:
+    """Return nodes that wait for nothing, and so need nothing of what is only checked.
+
+    Args:
+        nodes: a graph's NodeDefs; not changed.
+    """
+    nodes = list(nodes)
+    by_name = {node.name: node for node in nodes}
+    places: dict[tuple[str, int], _Place] = {}
+    if any(node.op in nd.OLD_CONTROL_FLOW for node in nodes):
+        places = _places(nodes)
+    kept = []
+    for node in nodes:
+        data = [ref for ref in node.input if not ref.startswith("^")]
+        if len(data) == len(node.input):
+            kept.append(node)
+            continue
+        made = tf.compat.v1.NodeDef()
+        made.CopyFrom(node)
+        del made.input[:]
+        made.input.extend(data)
+        for reference in () if data else node.input:
+            name = nd.split(reference)[0]
+            # What an assertion is of is where the assertion is.
+            while name in by_name and by_name[name].op in CHECKS:
+                name = nd.split(by_name[name].input[0])[0]
+            if places.get((name, -1)):
+                made.input.append(f"^{name}")
+        kept.append(made)
+    return kept
+
+
+def _shared(places: list[_Place]) -> _Place:
+    """Return what places have in common from the outermost on."""
+    steps = itertools.takewhile(
+        lambda step: len(set(step)) == 1, zip(*places, strict=False)
+    )
+    return tuple(step[0] for step in steps)
+
+
+def _places(nodes: list[Any]) -> dict[tuple[str, int], _Place]:
+    """Return where each result of TF1's control flow is, and at -1 each node."""
+    places: dict[tuple[str, int], _Place] = {}
+
+    def of(reference: str) -> _Place:
+        name, port = nd.split(reference)
+        return places.get((name, port), places.get((name, -1), ()))
+
+    closing = {node.name for node in nodes if "NextIteration" in node.op}
+    for node in in_order(nodes, [node.name for node in nodes]):
+        found = [of(reference) for reference in node.input]
+        place = max(found, key=len, default=())
+        if node.op in ("Enter", "RefEnter"):
+            place = (*place, f"loop {node.attr['frame_name'].s!r}")
+        elif node.op == "Exit":
+            while place and not place[-1].startswith("loop "):
+                place = place[:-1]
+            place = place[:-1]
+        elif node.op == "Merge" and not closing & {
+            nd.split(reference)[0] for reference in node.input
+        }:
+            place = _shared(found)
+        elif node.op in ("Switch", "RefSwitch"):
+            for port in (0, 1):
+                places[node.name, port] = (*place, f"{node.input[1]} {port}")
+        places[node.name, -1] = place
+    return places
