@@ -218,26 +218,40 @@ def _warn_of_training(graph_def: Any) -> None:
             in_branch.add(node.name)
         else:
             nodes.append(node)
-    drawing = [node for node in nodes if nd.draws(node.op)]
     batch = [
-        node
+        node.name
         for node in nodes
         if node.op.startswith("FusedBatchNorm")
         and ("is_training" not in node.attr or node.attr["is_training"].b)
     ]
-    for some, what in (
-        (drawing, "draws random numbers, as a dropout does in training"),
-        (batch, "normalizes by the batch that it is given, as in training"),
-    ):
-        if some:
-            names = ", ".join(node.name for node in some[:3])
-            warnings.warn(
-                f"The frozen graph {what}: {names}. Its results may differ from run to "
-                "run, or with the batch. If they shall not, freeze the graph that the "
-                "model is used with, or name the node after it as an input.",
-                PersistWarning,
-                stacklevel=4,
-            )
+    if batch:
+        _tell_of_training("normalizes by the batch that it is given", batch)
+
+
+def _warn_of_draws(
+    frozen: FrozenGraph, arrays: Mapping[str, Any], results: Any
+) -> None:
+    """Tell of a graph that gives other numbers for the same input."""
+    drawing = [name for name, op, _ in frozen.operations() if nd.draws(op)]
+    if not drawing:
+        return
+    first, again = (
+        list(each.values()) if isinstance(each, dict) else [each]
+        for each in (results, frozen(arrays))
+    )
+    pairs = zip(first, again, strict=True)
+    if any(one.tobytes() != other.tobytes() for one, other in pairs):
+        _tell_of_training("gives other numbers in each run", drawing)
+
+
+def _tell_of_training(what: str, names: Sequence[str]) -> None:
+    warnings.warn(
+        f"The frozen graph {what}, as in training: {', '.join(names[:3])}. If it shall "
+        "not, freeze the graph that the model is used with, or name the node after "
+        "that as an input.",
+        PersistWarning,
+        stacklevel=5,
+    )
 
 
 def _serialized(graph_def: Any) -> bytes:
@@ -308,10 +322,11 @@ def _rehearse(frozen: FrozenGraph) -> None:
     failure: tf.errors.OpError | InputMismatch | None = None
     for arrays in made_up(frozen):
         try:
-            frozen(arrays)
+            results = frozen(arrays)
         except (tf.errors.OpError, InputMismatch) as error:
             failure = failure or error
         else:
+            _warn_of_draws(frozen, arrays, results)
             return
     assert failure is not None
     known = isinstance(failure, InputMismatch)

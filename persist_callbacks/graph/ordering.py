@@ -7,6 +7,7 @@ TF1's an op that reads nothing, such as a constant, is there by a control edge a
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,12 +18,21 @@ from persist_callbacks.graph.canonical import in_order
 
 # They report or stop, they compute nothing; they hang on control edges only.
 CHECKS = frozenset({"Assert", "PrintV2"})
+# What is taken for stateful, and changes nothing that a frozen graph could lack.
+_NO_CHANGE = re.compile(
+    r"Assert|Print(V2)?|VarHandleOp|ReadVariableOp|Variable(V2)?|VarIsInitializedOp"
+    r"|IsVariableInitialized|ResourceGather(Nd)?|VariableShape|TensorArray\w*"
+    r"|\w*HashTable(V2)?|LookupTable(Find|Size)(V2)?|\w*Iterator\w*|\w*Dataset(V\d)?"
+    r"|\w*Queue\w*|Random\w*|\w*TruncatedNormal|Multinomial|PartitionedCall"
+)
 # The frames and branches that something is in, the innermost last.
 _Place = tuple[str, ...]
 
 
 def without_order(nodes: Iterable[Any]) -> list[Any]:
     """Return nodes that wait for nothing, and so need nothing of what is only checked.
+
+    What waits for a change of a variable or the like does so still, to be refused.
 
     Args:
         nodes: a graph's NodeDefs; not changed.
@@ -32,6 +42,7 @@ def without_order(nodes: Iterable[Any]) -> list[Any]:
     places: dict[tuple[str, int], _Place] = {}
     if any(node.op in nd.OLD_CONTROL_FLOW for node in nodes):
         places = _places(nodes)
+    changed = _after_changes(nodes)
     kept = []
     for node in nodes:
         data = [ref for ref in node.input if not ref.startswith("^")]
@@ -42,15 +53,26 @@ def without_order(nodes: Iterable[Any]) -> list[Any]:
         made.CopyFrom(node)
         del made.input[:]
         made.input.extend(data)
-        for reference in () if data else node.input:
+        for reference in node.input[len(data) :]:
             name = nd.split(reference)[0]
             # What an assertion is of is where the assertion is.
             while name in by_name and by_name[name].op in CHECKS:
                 name = nd.split(by_name[name].input[0])[0]
-            if places.get((name, -1)):
+            if name in changed or (not data and places.get((name, -1))):
                 made.input.append(f"^{name}")
         kept.append(made)
     return kept
+
+
+def _after_changes(nodes: list[Any]) -> set[str]:
+    """Return the nodes that change some state, and those that come after them."""
+    found: set[str] = set()
+    for node in in_order(nodes, [node.name for node in nodes]):
+        sources = {nd.split(reference)[0] for reference in node.input}
+        changes = nd.has_state(node.op) and not _NO_CHANGE.fullmatch(node.op)
+        if changes or sources & found:
+            found.add(node.name)
+    return found
 
 
 def _shared(places: list[_Place]) -> _Place:
