@@ -15,7 +15,6 @@ from google.protobuf.message import EncodeError
 
 from persist_callbacks.errors import (
     ArgumentError,
-    DirectoryNotWritable,
     InputMismatch,
     PersistWarning,
     TensorNotFound,
@@ -47,7 +46,7 @@ from persist_callbacks.graph.signature import (
 from persist_callbacks.graph.targets import finished
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import durable
-from persist_callbacks.storage.run_directory import absolute
+from persist_callbacks.storage.run_directory import absolute, file_not_writable
 
 # Sizes tried for a dimension that is open besides the batch: some models need room
 # for their strides, others take only short sequences.
@@ -185,12 +184,7 @@ def write(
         durable.replace_file(pb_path, built.data)
         durable.replace_file(beside, signature.to_json())
     except OSError as error:
-        raise DirectoryNotWritable(
-            pb_path,
-            expected="a path that a file can be written to",
-            found=error.strerror or str(error),
-            advice="Choose another path, or make its folder writable.",
-        ) from error
+        raise file_not_writable(pb_path, error.strerror or str(error)) from error
     return frozen_graphs.load_frozen_graph(pb_path)
 
 
@@ -209,23 +203,22 @@ def _refuse_reaching_out(graph_def: Any) -> None:
 
 def _warn_of_training(graph_def: Any) -> None:
     """Tell of what a graph has that was built to be trained, as TF1's scripts do it."""
-    nodes: list[Any] = []
-    in_branch: set[str] = set()
-    for node in in_order(graph_def.node, [node.name for node in graph_def.node]):
-        sources = {nd.split(reference)[0] for reference in node.input}
-        # A branch may be that of the training.
-        if node.op == "Switch" or sources & in_branch:
-            in_branch.add(node.name)
-        else:
-            nodes.append(node)
     batch = [
         node.name
-        for node in nodes
+        for node in graph_def.node
         if node.op.startswith("FusedBatchNorm")
         and ("is_training" not in node.attr or node.attr["is_training"].b)
     ]
-    if batch:
-        _tell_of_training("normalizes by the batch that it is given", batch)
+    # A branch may be that of the training.
+    before = in_order(graph_def.node, batch)
+    after_switch: set[str] = set()
+    for node in before:
+        sources = {nd.split(reference)[0] for reference in node.input}
+        if node.op == "Switch" or sources & after_switch:
+            after_switch.add(node.name)
+    told = [name for name in batch if name not in after_switch]
+    if told:
+        _tell_of_training("normalizes by the batch that it is given", told)
 
 
 def _warn_of_draws(

@@ -12,8 +12,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from persist_callbacks.errors import DirectoryNotWritable, InputMismatch
+from persist_callbacks.errors import InputMismatch
 from persist_callbacks.storage import durable
+from persist_callbacks.storage.run_directory import file_not_writable
 
 # Room for a header whose number of rows is not known yet.
 _HEADER = 256
@@ -38,12 +39,8 @@ class ResultFile:
             durable.make_folder(self._path.parent)
             os.scandir(self._path.parent).close()
         except OSError as error:
-            raise DirectoryNotWritable(
-                self._path,
-                expected="a path that a file can be written to",
-                found=f"{self._path.parent}: {error.strerror or error}",
-                advice="Choose another path, or make its folder writable.",
-            ) from error
+            reason = f"{self._path.parent}: {error.strerror or error}"
+            raise file_not_writable(self._path, reason) from error
         return self
 
     def append(self, results: Mapping[str, Any]) -> None:

@@ -20,8 +20,6 @@ from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.shapes import inferred_shapes
 
 _OPS = ("Add", "AddV2", "BiasAdd", "Mul", "Neg", "RealDiv", "Sub")
-# Half precision would lose by being computed in another order.
-_DTYPES = (tf.float32, tf.float64)
 # These take in an addition that follows them; OpenCV's reader does, whoever else reads
 # the result without it.
 _TAKE_ADDITIONS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MatMul")
@@ -123,7 +121,7 @@ def merge_affine_chains(graph_def: Any) -> Any:
 
 
 def _is_suspect(node: Any, by_name: Mapping[str, Any]) -> bool:
-    if node.op not in _OPS or tf.as_dtype(node.attr["T"].type) not in _DTYPES:
+    if node.op not in _OPS or node.attr["T"].type not in nd.REORDERED:
         return False
     if "data_format" in node.attr and node.attr["data_format"].s == b"NCHW":
         return False

@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 _RANKS = (2, 4)
 _BINARY = ("Add", "AddV2", "Mul", "RealDiv", "SquaredDifference", "Sub")
@@ -41,19 +41,16 @@ def broadcasts_to_convolutions(graph_def: Any) -> Any:
     shapes = inferred_shapes(graph_def, references) if suspects else {}
     if not any(_spread(node, by_name, shapes) for node in suspects):
         return graph_def
-    rewritten = _Rewriting(set(by_name), shapes)
-    result = nd.empty_like(graph_def)
+    rewriting = _Rewriting(by_name, shapes)
     names = {node.name for node in suspects}
-    for node in graph_def.node:
-        spread = None
+
+    def write(node: Any, writer: Writer) -> None:
         if node.name in names:
             spread = _spread(node, by_name, shapes)
-        pictures = node.name in names and shapes[node.input[0]].rank in _RANKS
-        if spread is None and not pictures:
-            result.node.add().CopyFrom(node)
-            continue
-        result.node.extend(rewritten(node, spread, by_name))
-    return result
+            if spread is not None or shapes[node.input[0]].rank in _RANKS:
+                rewriting.write(node, spread, writer)
+
+    return rewritten(graph_def, write)
 
 
 def _spread(
@@ -83,28 +80,28 @@ def _spread(
 
 
 class _Rewriting:
-    """Gives nodes in the place of others; each picture is spread once."""
+    """Writes nodes in the place of others; each picture is spread once."""
 
-    def __init__(self, taken: set[str], shapes: Mapping[str, tf.TensorShape]) -> None:
-        self._taken = taken
+    def __init__(
+        self, by_name: Mapping[str, Any], shapes: Mapping[str, tf.TensorShape]
+    ) -> None:
+        self._by_name = by_name
         self._shapes = shapes
         self._spread: dict[tuple[str, int], str] = {}
 
-    def __call__(
-        self, node: Any, spread: str | None, by_name: Mapping[str, Any]
-    ) -> list[Any]:
-        """Return the nodes in one's place; the last bears its name."""
-        writer = Writer(node.name, self._taken)
+    def write(self, node: Any, spread: str | None, writer: Writer) -> None:
+        """Write the nodes in one's place, or none where it is to stay."""
         if node.op == "Mean":
-            return self._mean(node, by_name, writer)
+            self._mean(node, writer)
+            return
         sides = list(node.input[:2])
         if spread is not None:
             other = sides[1] if sides[0] == spread else sides[0]
-            source = by_name[nd.split(other)[0]]
+            source = self._by_name[nd.split(other)[0]]
             if source.op == "Const":
                 numbers = nd.constant_value(source).reshape(1, -1)
                 self._product(writer, "", spread, numbers)
-                return writer.made
+                return
             channels = int(self._shapes[other][-1])
             wide = self._spread.get((spread, channels))
             if wide is None:
@@ -120,23 +117,20 @@ class _Rewriting:
             writer.add("Reciprocal", "", root, T=tf.float32)
         else:
             writer.add(node.op, "", *sides, T=tf.float32)
-        return writer.made
 
-    def _mean(self, node: Any, by_name: Mapping[str, Any], writer: Writer) -> list[Any]:
+    def _mean(self, node: Any, writer: Writer) -> None:
         """Take the mean of each pixel's channels by a product, and leave any other.
 
         OpenCV 5 takes it over another number of channels at each run but the first.
         """
-        axes = by_name[nd.split(node.input[1])[0]]
+        axes = self._by_name[nd.split(node.input[1])[0]]
         shape = self._shapes[node.input[0]]
         kept = "keep_dims" in node.attr and node.attr["keep_dims"].b
         known = shape.rank in _RANKS and shape[-1] is not None
         last = axes.op == "Const" and nd.constant_value(axes).reshape(-1).tolist()
-        if not kept or not known or last not in ([shape.rank - 1], [-1]):
-            return [node]
-        shares = np.full((shape[-1], 1), 1 / shape[-1], np.float32)
-        self._product(writer, "", node.input[0], shares)
-        return writer.made
+        if kept and known and last in ([shape.rank - 1], [-1]):
+            shares = np.full((shape[-1], 1), 1 / shape[-1], np.float32)
+            self._product(writer, "", node.input[0], shares)
 
     def _product(self, writer: Writer, part: str, source: str, weights: Any) -> str:
         """Multiply each pixel's or row's channels with a matrix."""

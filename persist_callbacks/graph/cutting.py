@@ -11,6 +11,7 @@ import tensorflow as tf
 from persist_callbacks.errors import TensorNotFound, UnsupportedGraph
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import in_order
+from persist_callbacks.graph.frozen import info_of
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import unique, without_port
 from persist_callbacks.records import TensorInfo
@@ -106,8 +107,10 @@ def feed_as_placeholders(graph_def: Any, inputs: Sequence[TensorInfo]) -> Any:
     result = nd.empty_like(graph_def)
     for node in graph_def.node:
         info = by_name.get(node.name)
-        keep = info is None or node.op == "Placeholder"
-        result.node.append(node if keep or info is None else _placeholder(info))
+        if info is None or node.op == "Placeholder":
+            result.node.append(node)
+        else:
+            result.node.append(_placeholder(info))
     return result
 
 
@@ -144,8 +147,7 @@ def _described(
                 else f"a {tensor.dtype.name}",
                 advice="Name what gives the model its data, an iterator's next.",
             )
-        sizes = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-        found[node, port] = TensorInfo(name, sizes, tensor.dtype.base_dtype.name)
+        found[node, port] = dataclasses.replace(info_of(tensor), name=name)
     return found
 
 
@@ -183,18 +185,19 @@ def with_ports(
     Raises:
         TensorNotFound: a node has no such output, or one of neither numbers nor text.
     """
-    by_name = {node.name for node in graph.graph_def.node}
+    taken = {node.name for node in graph.graph_def.node}
     known = set(graph.original_names.values())
     ports = {
-        nd.split(name): name
+        tensor: name
         for name in outputs or ()
-        if name not in known and nd.split(name)[0] in by_name and nd.split(name)[1] > 0
+        if (tensor := nd.split(name))[1] > 0 and tensor[0] in taken
+        if name not in known
     }
     if outputs is None or not ports:
         return graph, outputs
     result = tf.compat.v1.GraphDef()
     result.CopyFrom(graph.graph_def)
-    originals, taken = dict(graph.original_names), set(by_name)
+    originals = dict(graph.original_names)
     new: dict[str, str] = {}
     for (node, port), info in _described(graph.graph_def, ports).items():
         name = unique(f"{node}_{port}", taken)

@@ -13,7 +13,7 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.sizes import Evaluation, Sizes
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 
 def repeats_to_resizes(graph_def: Any) -> Any:
@@ -44,19 +44,15 @@ def repeats_to_resizes(graph_def: Any) -> Any:
     for name, (source, size) in list(found.items()):
         if source in found and reads[source] == 1:
             found[name] = (found[source][0], size)
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        if node.name not in found:
-            result.node.add().CopyFrom(node)
-            continue
-        source, size = found[node.name]
-        dtype = tf.as_dtype(node.attr["T"].type)
-        writer = Writer(node.name, taken)
-        sizes = writer.constant("size", np.array(size, np.int32))
-        writer.add("ResizeNearestNeighbor", "", source, sizes, T=dtype)
-        result.node.extend(writer.made)
-    return result
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.name in found:
+            source, size = found[node.name]
+            dtype = tf.as_dtype(node.attr["T"].type)
+            sizes = writer.constant("size", np.array(size, np.int32))
+            writer.add("ResizeNearestNeighbor", "", source, sizes, T=dtype)
+
+    return rewritten(graph_def, write)
 
 
 def _repeat(
@@ -117,23 +113,23 @@ def transposed_convolution_sizes(graph_def: Any) -> Any:
     shapes = inferred_shapes(
         graph_def, [ref for node in suspects for ref in node.input[1:]]
     )
-    taken, evaluate = set(by_name), Evaluation(graph_def)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
+    evaluate = Evaluation(graph_def)
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.op != "Conv2DBackpropInput":
+            return
+        facts = _facts(node, evaluate(node.input[0]), shapes)
+        if facts is None:
+            return
+        size, filters = (by_name[nd.split(ref)[0]] for ref in node.input[:2])
         made = tf.compat.v1.NodeDef()
         made.CopyFrom(node)
-        if node.op == "Conv2DBackpropInput":
-            facts = _facts(node, evaluate(node.input[0]), shapes)
-            if facts is not None:
-                filters = by_name[nd.split(node.input[1])[0]]
-                is_constant = by_name[nd.split(node.input[0])[0]].op == "Const"
-                writer = Writer(node.name, taken)
-                facts = _filled(made, facts, filters, writer)
-                if not is_constant:
-                    _sized(made, facts, writer)
-                result.node.extend(writer.made)
-        result.node.append(made)
-    return result
+        facts = _filled(made, facts, filters, writer)
+        if size.op != "Const":
+            _sized(made, facts, writer)
+        writer.copy(made, "", *made.input)
+
+    return rewritten(graph_def, write)
 
 
 @dataclass(frozen=True)
@@ -177,19 +173,13 @@ def _facts(
     return _Facts(wanted, shape.as_list()[1:3], filters.as_list()[:2], strides)
 
 
-def _is_plain(node: Any) -> bool:
-    """Whether it has no dilation, and no padding but the two that have names."""
-    dilations = list(node.attr["dilations"].list.i) if "dilations" in node.attr else []
-    return set(dilations) <= {1} and node.attr["padding"].s in (b"SAME", b"VALID")
-
-
 def _filled(node: Any, facts: _Facts, filters: Any, writer: Writer) -> _Facts:
     """Give a node a filter that is nowhere smaller than the strides."""
     short = [
         more == 0 and over is not None and over < 0
         for more, over in zip(facts.more(), facts.over(), strict=True)
     ]
-    if not any(short) or filters.op != "Const" or not _is_plain(node):
+    if not any(short) or filters.op != "Const" or not nd.has_plain_window(node):
         return facts
     kernel = [
         stride if is_short else size
@@ -217,7 +207,7 @@ def _sized(node: Any, facts: _Facts, writer: Writer) -> None:
         return
     if more == [0, 0] and padding == b"SAME":
         pass
-    elif more == over and _is_plain(node) and padding == b"VALID":
+    elif more == over and nd.has_plain_window(node) and padding == b"VALID":
         # Where it does not stick out, the other one has fewer nodes.
         padding = b"SAME" if over == [0, 0] else padding
     else:

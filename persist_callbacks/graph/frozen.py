@@ -77,7 +77,7 @@ class FrozenGraph:
     def operations(self) -> Iterator[tuple[str, str, tuple[TensorInfo, ...]]]:
         """Yield name, op type and outputs of each node; those in loops come last."""
         for operation in self._graph.get_operations():
-            outputs = tuple(_describe(tensor) for tensor in operation.outputs)
+            outputs = tuple(info_of(tensor) for tensor in operation.outputs)
             yield operation.name, operation.type, outputs
         for function in self._graph.as_graph_def().library.function:
             for node in function.node_def:
@@ -305,9 +305,9 @@ def from_graph_def(
             advice=ADVICE,
         ) from error
     if inputs is None:
-        inputs = [_describe(tensor) for tensor in feeds]
+        inputs = [info_of(tensor) for tensor in feeds]
     if outputs is None:
-        outputs = [_describe(tensor) for tensor in fetches]
+        outputs = [info_of(tensor) for tensor in fetches]
     return FrozenGraph(
         graph_def,
         graph,
@@ -331,7 +331,7 @@ def describe(graph_def: Any, names: Sequence[str]) -> tuple[TensorInfo, ...]:
     graph = tf.Graph()
     with graph.as_default():
         tf.import_graph_def(hide_all(graph_def)[0], name="")
-    return tuple(_describe(graph.get_tensor_by_name(f"{name}:0")) for name in names)
+    return tuple(info_of(graph.get_tensor_by_name(f"{name}:0")) for name in names)
 
 
 def count_ops(graph_def: Any) -> dict[str, int]:
@@ -361,9 +361,14 @@ def _as_array(result: Any, info: TensorInfo) -> _Array:
     return np.asarray(result, dtype=object if info.dtype == "string" else None)
 
 
-def _describe(tensor: Any) -> TensorInfo:
+def info_of(tensor: Any) -> TensorInfo:
+    """Return name, shape and dtype of a graph's tensor.
+
+    Args:
+        tensor: a symbolic tensor; one that refers to a variable is of its dtype.
+    """
     shape = None if tensor.shape.rank is None else tuple(tensor.shape.as_list())
-    return TensorInfo(without_port(tensor.name), shape, tensor.dtype.name)
+    return TensorInfo(without_port(tensor.name), shape, tensor.dtype.base_dtype.name)
 
 
 def reason_of(failure: tf.errors.OpError) -> str:

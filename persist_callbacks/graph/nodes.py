@@ -16,6 +16,9 @@ from tensorflow.python.framework import op_def_registry
 
 RESOURCE: int = tf.resource.as_datatype_enum
 
+# What may be computed in another order; half precision would lose by it.
+REORDERED = tuple(dtype.as_datatype_enum for dtype in (tf.float32, tf.float64))
+
 # Attributes that name the functions which a node calls.
 BRANCHES = {
     "While": ("cond", "body"),
@@ -48,12 +51,10 @@ _OUTSIDE = re.compile(
     r"|Save(V2|Slices)?|Restore(V2|Slice)?|MergeV2Checkpoints|LoadAndRemapMatrix"
     r"|GenerateVocabRemapping|.*Reader(V2)?|.*Dataset(V\d)?|RemoteCall|_?(Host)?(Send|Recv)"
 )
-
-
 _DRAWS = re.compile(
     r"Random\w*|\w*TruncatedNormal|Multinomial|\w*RandomBinomial|\w*CandidateSampler"
 )
-
+_PIPELINE = re.compile(r"\w*Iterator\w*|\w*Dataset(V\d)?|\w*Queue\w*")
 # The last step of a pipeline that is in the graph.
 _GIVES_DATA = re.compile(r"IteratorGetNext(Sync)?|QueueDequeue(Many|UpTo)?(V2)?")
 
@@ -182,6 +183,15 @@ def gives_data(op: str) -> bool:
     return _GIVES_DATA.fullmatch(op) is not None
 
 
+def is_pipeline(op: str) -> bool:
+    """Whether an op type is a data set's, an iterator's or a queue's.
+
+    Args:
+        op: the type.
+    """
+    return _PIPELINE.fullmatch(op) is not None
+
+
 def gives_nothing(node: Any) -> bool:
     """Whether a node has no output, such as one that only orders others.
 
@@ -197,6 +207,16 @@ def gives_nothing(node: Any) -> bool:
         else not argument.type_list_attr
         for argument in definition.output_arg
     )
+
+
+def has_plain_window(node: Any) -> bool:
+    """Whether a convolution has no dilation, and no padding but the two with names.
+
+    Args:
+        node: a NodeDef with padding, and dilations perhaps.
+    """
+    dilations = list(node.attr["dilations"].list.i) if "dilations" in node.attr else []
+    return set(dilations) <= {1} and node.attr["padding"].s in (b"SAME", b"VALID")
 
 
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:

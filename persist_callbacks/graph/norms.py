@@ -17,11 +17,7 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.writing import Writer
 
-# Half precision would lose by being computed in another order.
-_FLOATS = tuple(dtype.as_datatype_enum for dtype in (tf.float32, tf.float64))
 _SUMS = ("Add", "AddV2")
-# The inputs of a product or a sum.
-_BOTH = (0, 1)
 
 
 @dataclass(frozen=True)
@@ -91,7 +87,7 @@ def _norm(
     node: Any, by_name: Mapping[str, Any], reads: Mapping[str, int]
 ) -> _Norm | None:
     """Match the sum that ends a norm, one way round or the other."""
-    if node.op not in _SUMS or node.attr["T"].type not in _FLOATS:
+    if node.op not in _SUMS or node.attr["T"].type not in nd.REORDERED:
         return None
     for one, other in (node.input[:2], tuple(node.input[:2])[::-1]):
         product = by_name[nd.split(one)[0]]
@@ -118,7 +114,7 @@ def _shifted(
         product = by_name[nd.split(inner)[0]]
         if product.op != "Mul" or scale not in product.input:
             return None
-        if reads[product.name] != 1 or len(product.input) != len(_BOTH):
+        if reads[product.name] != 1 or len(product.input) != 2:
             return None
         place = 1 - list(product.input).index(scale)
         mean = str(product.input[place])
@@ -132,7 +128,7 @@ def _shifted(
     if node.op == "Neg":
         mean = of_product(node.input[0], negated=False)
         return None if mean is None else (mean, None)
-    if len(node.input) != len(_BOTH):
+    if len(node.input) != 2:
         return None
     one, other = node.input
     ops = [by_name[nd.split(each)[0]].op for each in (one, other)]
@@ -151,7 +147,7 @@ def _scales(
 ) -> tuple[str, ...]:
     """Part a scale that is a product with a constant, which comes last then."""
     product = by_name[nd.split(scale)[0]]
-    if product.op != "Mul" or reads[product.name] != len(_BOTH):
+    if product.op != "Mul" or reads[product.name] != 2:
         return (scale,)
     one, other = product.input
     ops = [by_name[nd.split(each)[0]].op for each in (one, other)]

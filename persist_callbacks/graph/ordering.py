@@ -22,8 +22,7 @@ CHECKS = frozenset({"Assert", "PrintV2"})
 _NO_CHANGE = re.compile(
     r"Assert|Print(V2)?|VarHandleOp|ReadVariableOp|Variable(V2)?|VarIsInitializedOp"
     r"|IsVariableInitialized|ResourceGather(Nd)?|VariableShape|TensorArray\w*"
-    r"|\w*HashTable(V2)?|LookupTable(Find|Size)(V2)?|\w*Iterator\w*|\w*Dataset(V\d)?"
-    r"|\w*Queue\w*|Random\w*|\w*TruncatedNormal|Multinomial|PartitionedCall"
+    r"|\w*HashTable(V2)?|LookupTable(Find|Size)(V2)?|PartitionedCall"
 )
 # The frames and branches that something is in, the innermost last.
 _Place = tuple[str, ...]
@@ -38,11 +37,14 @@ def without_order(nodes: Iterable[Any]) -> list[Any]:
         nodes: a graph's NodeDefs; not changed.
     """
     nodes = list(nodes)
+    if not any(node.input and node.input[-1].startswith("^") for node in nodes):
+        return nodes
     by_name = {node.name: node for node in nodes}
+    ordered = in_order(nodes, list(by_name))
     places: dict[tuple[str, int], _Place] = {}
     if any(node.op in nd.OLD_CONTROL_FLOW for node in nodes):
-        places = _places(nodes)
-    changed = _after_changes(nodes)
+        places = _places(ordered)
+    changed = _after_changes(ordered)
     kept = []
     for node in nodes:
         data = [ref for ref in node.input if not ref.startswith("^")]
@@ -64,15 +66,19 @@ def without_order(nodes: Iterable[Any]) -> list[Any]:
     return kept
 
 
-def _after_changes(nodes: list[Any]) -> set[str]:
+def _after_changes(ordered: list[Any]) -> set[str]:
     """Return the nodes that change some state, and those that come after them."""
     found: set[str] = set()
-    for node in in_order(nodes, [node.name for node in nodes]):
+    for node in ordered:
         sources = {nd.split(reference)[0] for reference in node.input}
-        changes = nd.has_state(node.op) and not _NO_CHANGE.fullmatch(node.op)
-        if changes or sources & found:
+        if _changes(node.op) or sources & found:
             found.add(node.name)
     return found
+
+
+def _changes(op: str) -> bool:
+    harmless = nd.is_pipeline(op) or nd.draws(op) or _NO_CHANGE.fullmatch(op)
+    return nd.has_state(op) and not harmless
 
 
 def _shared(places: list[_Place]) -> _Place:
@@ -83,7 +89,7 @@ def _shared(places: list[_Place]) -> _Place:
     return tuple(step[0] for step in steps)
 
 
-def _places(nodes: list[Any]) -> dict[tuple[str, int], _Place]:
+def _places(ordered: list[Any]) -> dict[tuple[str, int], _Place]:
     """Return where each result of TF1's control flow is, and at -1 each node."""
     places: dict[tuple[str, int], _Place] = {}
 
@@ -91,8 +97,8 @@ def _places(nodes: list[Any]) -> dict[tuple[str, int], _Place]:
         name, port = nd.split(reference)
         return places.get((name, port), places.get((name, -1), ()))
 
-    closing = {node.name for node in nodes if "NextIteration" in node.op}
-    for node in in_order(nodes, [node.name for node in nodes]):
+    closing = {node.name for node in ordered if "NextIteration" in node.op}
+    for node in ordered:
         found = [of(reference) for reference in node.input]
         place = max(found, key=len, default=())
         if node.op in ("Enter", "RefEnter"):

@@ -11,10 +11,9 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 _TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv2DBackpropInput")
-_FLOATS = tuple(dtype.as_datatype_enum for dtype in (tf.float32, tf.float64))
 _SCALED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
 
 
@@ -35,21 +34,18 @@ def additions_to_biases(graph_def: Any) -> Any:
             if maker is not None and maker.op in _TAKE_BIAS:
                 pairs[node.name] = (value, constant)
     shapes = inferred_shapes(graph_def, [value for value, _ in pairs.values()])
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        bias = None
-        if node.name in pairs:
-            value, source = pairs[node.name]
-            bias = _per_channel(source, shapes[value])
-        if bias is None:
-            result.node.add().CopyFrom(node)
-            continue
-        dtype = tf.as_dtype(node.attr["T"].type)
-        writer = Writer(node.name, taken)
-        writer.add("BiasAdd", "", value, writer.constant("bias", bias, dtype), T=dtype)
-        result.node.extend(writer.made)
-    return result
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.name not in pairs:
+            return
+        value, source = pairs[node.name]
+        bias = _per_channel(source, shapes[value])
+        if bias is not None:
+            dtype = tf.as_dtype(node.attr["T"].type)
+            name = writer.constant("bias", bias, dtype)
+            writer.add("BiasAdd", "", value, name, T=dtype)
+
+    return rewritten(graph_def, write)
 
 
 def scales_into_weights(graph_def: Any) -> Any:
@@ -75,19 +71,15 @@ def scales_into_weights(graph_def: Any) -> Any:
             scaled = _scaled(made, nd.constant_value(weights), scale)
             if scaled is not None:
                 folded[node.name] = (made, scaled)
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        if node.name not in folded:
-            result.node.add().CopyFrom(node)
-            continue
-        maker, numbers = folded[node.name]
-        writer = Writer(node.name, taken)
-        dtype = tf.as_dtype(maker.attr["T"].type)
-        weights = writer.constant("weights", numbers, dtype)
-        writer.copy(maker, "", maker.input[0], weights)
-        result.node.extend(writer.made)
-    return result
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.name in folded:
+            maker, numbers = folded[node.name]
+            dtype = tf.as_dtype(maker.attr["T"].type)
+            weights = writer.constant("weights", numbers, dtype)
+            writer.copy(maker, "", maker.input[0], weights)
+
+    return rewritten(graph_def, write)
 
 
 def quotients_to_reciprocals(graph_def: Any) -> Any:
@@ -100,27 +92,22 @@ def quotients_to_reciprocals(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        source = None
-        if node.op == "RealDiv" and node.attr["T"].type in _FLOATS:
-            above, below = (by_name[nd.split(ref)[0]] for ref in node.input[:2])
-            alone = above.op == "Const" and not above.input and below.op != "Const"
-            source = above if alone else None
-        if source is None:
-            result.node.add().CopyFrom(node)
-            continue
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.op != "RealDiv" or node.attr["T"].type not in nd.REORDERED:
+            return
+        above, below = (by_name[nd.split(ref)[0]] for ref in node.input[:2])
+        if above.op != "Const" or above.input or below.op == "Const":
+            return
         dtype = tf.as_dtype(node.attr["T"].type)
-        writer = Writer(node.name, taken)
-        is_one = bool(np.all(nd.constant_value(source) == 1))
-        if is_one and not source.attr["value"].tensor.tensor_shape.dim:
+        is_scalar = not above.attr["value"].tensor.tensor_shape.dim
+        if is_scalar and np.all(nd.constant_value(above) == 1):
             writer.add("Reciprocal", "", node.input[1], T=dtype)
         else:
             turned = writer.add("Reciprocal", "reciprocal", node.input[1], T=dtype)
             writer.add("Mul", "", turned, node.input[0], T=dtype)
-        result.node.extend(writer.made)
-    return result
+
+    return rewritten(graph_def, write)
 
 
 def sums_of_products_to_differences(graph_def: Any) -> Any:
@@ -133,27 +120,23 @@ def sums_of_products_to_differences(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
+
+    def write(node: Any, writer: Writer) -> None:
         found = product_with_vector(node, by_name)
-        if found is None or node.attr["T"].type not in _FLOATS:
-            result.node.add().CopyFrom(node)
-            continue
-        place, product = found
-        ((value, vector),) = _with_constant(by_name, product, ("Mul",))
+        if found is None or node.attr["T"].type not in nd.REORDERED:
+            return
+        place, value, vector = found
         dtype = tf.as_dtype(node.attr["T"].type)
-        writer = Writer(node.name, taken)
         negated = writer.constant("negated", -nd.constant_value(vector), dtype)
         product = writer.add("Mul", "product", value, negated, T=dtype)
         writer.add("Sub", "", node.input[1 - place], product, T=dtype)
-        result.node.extend(writer.made)
-    return result
+
+    return rewritten(graph_def, write)
 
 
 def product_with_vector(
     node: Any, by_name: Mapping[str, Any]
-) -> tuple[int, Any] | None:
+) -> tuple[int, str, Any] | None:
     """Return which input of a sum of two tensors is a product with several numbers.
 
     Args:
@@ -161,7 +144,7 @@ def product_with_vector(
         by_name: the graph's nodes.
 
     Returns:
-        The input's place, and the Mul.
+        The input's place, and what is multiplied with which constant.
     """
     if node.op not in ("Add", "AddV2"):
         return None
@@ -171,9 +154,10 @@ def product_with_vector(
     for place, side in enumerate(sides):
         found = _with_constant(by_name, side, ("Mul",))
         if len(found) == 1:
-            shape = found[0][1].attr["value"].tensor.tensor_shape
+            ((value, constant),) = found
+            shape = constant.attr["value"].tensor.tensor_shape
             if tf.TensorShape(shape).num_elements() != 1:
-                return place, side
+                return place, value, constant
     return None
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 
 @dataclass(frozen=True)
@@ -38,19 +38,15 @@ def dense_to_convolutions(graph_def: Any) -> Any:
     if not found:
         return graph_def
     shapes = inferred_shapes(graph_def, [dense.source for dense in found.values()])
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
+
+    def write(node: Any, writer: Writer) -> None:
         dense = found.get(node.name)
-        if dense is None or not _same_picture(node, dense, by_name, shapes):
-            result.node.add().CopyFrom(node)
-            continue
-        weights = nd.constant_value(dense.weights)
-        dtype = tf.as_dtype(node.attr["T"].type)
-        writer = Writer(node.name, taken)
-        writer.convolution("", dense.source, weights, dtype)
-        result.node.extend(writer.made)
-    return result
+        if dense is not None and _same_picture(node, dense, by_name, shapes):
+            weights = nd.constant_value(dense.weights)
+            dtype = tf.as_dtype(node.attr["T"].type)
+            writer.convolution("", dense.source, weights, dtype)
+
+    return rewritten(graph_def, write)
 
 
 def _dense(

@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 _FED = ("Placeholder", "PlaceholderWithDefault")
 # Those for which every TensorFlow has a product.
@@ -74,14 +74,16 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
             continue
         can_be = by_name[output].attr["T"].type in _MULTIPLIED
         alone = port == 0 and reads[source] == 1 and maker.op not in _FED
-        if can_be and (not alone or (len(outputs) > 1 and _ends_in_bias(maker, body))):
+        if can_be and (
+            not alone or (len(outputs) > 1 and _ends_in_bias(maker, by_name))
+        ):
             multiplied.add(output)
         elif alone:
             renamed[source] = output
-    taken = set(by_name)
+    taken, replaced = set(by_name), set(renamed.values())
     result = nd.empty_like(graph_def)
     for node in body:
-        if node.name in renamed.values():
+        if node.name in replaced:
             continue
         if node.name in multiplied:
             dtype = tf.as_dtype(node.attr["T"].type)
@@ -108,46 +110,46 @@ def spell_out_slices(graph_def: Any) -> Any:
     if not suspects:
         return graph_def
     shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
-        made = tf.compat.v1.NodeDef()
-        made.CopyFrom(node)
+
+    def write(node: Any, writer: Writer) -> None:
         if node.op == "StridedSlice" and shapes[node.input[0]].rank == _PICTURE:
             constants = [by_name[nd.split(ref)[0]] for ref in node.input[1:4]]
             if all(each.op == "Const" for each in constants):
-                result.node.extend(_spelled(made, constants, taken))
-        result.node.append(made)
-    return result
+                _spell_out(node, constants, writer)
+
+    return rewritten(graph_def, write)
 
 
-def _spelled(node: Any, constants: Sequence[Any], taken: set[str]) -> list[Any]:
-    """Give a slice all its bounds; return their nodes, none if it has them."""
+def _spell_out(node: Any, constants: Sequence[Any], writer: Writer) -> None:
+    """Write a slice with all its bounds, or nothing if it has them."""
     masks = {key: node.attr[key].i if key in node.attr else 0 for key in _MASKS}
     bounds = [nd.constant_value(each).reshape(-1).tolist() for each in constants]
     count = len(bounds[0])
     whole = [place for place in range(count) if masks["ellipsis_mask"] >> place & 1]
     changes_rank = masks["new_axis_mask"] or masks["shrink_axis_mask"]
     if changes_rank or not (whole or count < _PICTURE):
-        return []
+        return
     places: list[int | None] = list(range(count))
     at = whole[0] if whole else count
     # What is left out, or stands for several, is taken whole.
     places[at : at + len(whole)] = [None] * (_PICTURE - count + len(whole))
-    writer = Writer(node.name, taken)
     dtype = tf.as_dtype(node.attr["Index"].type)
-    for number, (part, full) in enumerate((("begin", 0), ("end", 0), ("strides", 1))):
-        numbers = [full if k is None else bounds[number][k] for k in places]
-        array = np.array(numbers, dtype.as_numpy_dtype)
-        node.input[1 + number] = writer.constant(part, array, dtype)
+    names = []
+    for numbers, part, full in zip(
+        bounds, ("begin", "end", "strides"), (0, 0, 1), strict=True
+    ):
+        spelled = [full if place is None else numbers[place] for place in places]
+        array = np.array(spelled, dtype.as_numpy_dtype)
+        names.append(writer.constant(part, array, dtype))
+    writer.copy(node, "", node.input[0], *names)
+    made = writer.made[-1]
     for key in ("begin_mask", "end_mask"):
-        node.attr[key].i = sum(
+        made.attr[key].i = sum(
             1 << at
             for at, place in enumerate(places)
             if place is None or masks[key] >> place & 1
         )
-    node.attr["ellipsis_mask"].i = 0
-    return writer.made
+    made.attr["ellipsis_mask"].i = 0
 
 
 def spell_out_attributes(graph_def: Any) -> Any:
@@ -173,21 +175,18 @@ def erfc_to_erf(graph_def: Any) -> Any:
     Args:
         graph_def: a GraphDef; not changed.
     """
-    result = nd.empty_like(graph_def)
-    taken = {node.name for node in graph_def.node}
-    for node in graph_def.node:
+
+    def write(node: Any, writer: Writer) -> None:
         if node.op != "Erfc":
-            result.node.add().CopyFrom(node)
-            continue
+            return
         dtype = tf.as_dtype(node.attr["T"].type)
-        writer = Writer(node.name, taken)
         # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
         one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
         negative = writer.add("Neg", "negative", *node.input, T=dtype)
         erf = writer.add("Erf", "erf", negative, T=dtype)
         writer.add("AddV2", "", erf, one, T=dtype)
-        result.node.extend(writer.made)
-    return result
+
+    return rewritten(graph_def, write)
 
 
 def split_grouped_convolutions(graph_def: Any) -> Any:
@@ -208,28 +207,25 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
     if not suspects:
         return graph_def
     shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
-    result = nd.empty_like(graph_def)
-    taken = {node.name for node in graph_def.node}
     names = {node.name for node in suspects}
-    for node in graph_def.node:
-        if node.name in names:
-            filters = nd.constant_value(constants[nd.split(node.input[1])[0]])
-            shape = shapes[node.input[0]]
-            known = shape[3] if shape.rank == 4 else None
-            if known is not None and known != filters.shape[2]:
-                groups = known // filters.shape[2]
-                result.node.extend(_ungrouped(node, filters, groups, taken))
-                continue
-        result.node.add().CopyFrom(node)
-    return result
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.name not in names:
+            return
+        filters = nd.constant_value(constants[nd.split(node.input[1])[0]])
+        shape = shapes[node.input[0]]
+        known = shape[3] if shape.rank == 4 else None
+        if known is not None and known != filters.shape[2]:
+            _ungroup(node, filters, known // filters.shape[2], writer)
+
+    return rewritten(graph_def, write)
 
 
-def _ends_in_bias(node: Any, body: Sequence[Any]) -> bool:
+def _ends_in_bias(node: Any, by_name: Mapping[str, Any]) -> bool:
     """Whether a node adds a constant."""
-    if node.op not in ("Add", "AddV2", "BiasAdd"):
-        return False
-    sources = {nd.split(reference)[0] for reference in node.input}
-    return any(each.op == "Const" and each.name in sources for each in body)
+    return node.op in ("Add", "AddV2", "BiasAdd") and any(
+        by_name[nd.split(reference)[0]].op == "Const" for reference in node.input
+    )
 
 
 def _redirected(node: Any, redirect: Mapping[str, str]) -> Any:
@@ -241,23 +237,20 @@ def _redirected(node: Any, redirect: Mapping[str, str]) -> Any:
     return made
 
 
-def _ungrouped(
-    node: Any, filters: np.ndarray[Any, Any], groups: int, taken: set[str]
-) -> list[Any]:
-    """Return the nodes in a grouped convolution's place; the last bears its name."""
-    writer = Writer(node.name, taken)
+def _ungroup(
+    node: Any, filters: np.ndarray[Any, Any], groups: int, writer: Writer
+) -> None:
+    """Write the nodes in a grouped convolution's place."""
     dtype = tf.as_dtype(node.attr["T"].type)
     strides = list(node.attr["strides"].list.i)
-    dilations = list(node.attr["dilations"].list.i) if "dilations" in node.attr else []
-    plain = strides[1] == strides[2] and set(dilations) <= {1}
-    plain = plain and node.attr["padding"].s in (b"SAME", b"VALID")
+    plain = strides[1] == strides[2] and nd.has_plain_window(node)
     if filters.shape[2] == 1 and plain:
         # Output channels of a group stand together in both.
         each = filters.reshape(*filters.shape[:2], groups, -1)
         by_channel = writer.constant("filters", each, dtype)
         kept = {key: node.attr[key] for key in ("T", "strides", "padding")}
         writer.add("DepthwiseConv2dNative", "", node.input[0], by_channel, **kept)
-        return writer.made
+        return
     axis = writer.constant("axis", np.int32(3))
     types = {"T": dtype, "num_split": groups}
     split = writer.add("Split", "groups", axis, node.input[0], **types)
@@ -267,4 +260,3 @@ def _ungrouped(
         source = split if index == 0 else f"{split}:{index}"
         parts.append(writer.copy(node, f"group_{index}", source, weights))
     writer.add("ConcatV2", "", *parts, axis, T=dtype, Tidx=tf.int32, N=groups)
-    return writer.made

@@ -21,9 +21,6 @@ _OLD_VARIABLES = frozenset({"Variable", "VariableV2"})
 # In a function a reference names the producer's result, and the new op's is "output".
 _RESULT_BEFORE = {"ReadVariableOp": "value", "VarHandleOp": "resource"}
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
-_PIPELINE = re.compile(
-    r"(OneShot|Anonymous)?Iterator.*|.*Queue(V2)?|Queue\w*V2|.*Dataset(V\d)?|.*Reader(V2)?"
-)
 _INSIDE_TABLES = "Do this step in the data pipeline, and export the model without it."
 
 
@@ -329,7 +326,7 @@ def refusal(node: Any, where: str) -> UnsupportedGraph:
     elif nd.op_definition(node.op) is None:
         found = "an op that this TensorFlow does not know"
         advice = "Load the library that registers it first."
-    elif _PIPELINE.fullmatch(node.op):
+    elif nd.is_pipeline(node.op) or re.fullmatch(r"\w*Reader(V2)?", node.op):
         found = "a step of the training data's pipeline"
         advice = "Name what the model reads of it as inputs."
     elif node.op in nd.BRANCHES or list(nd.function_attributes(node)):

@@ -86,7 +86,7 @@ PASSES: Mapping[str, Pass] = {
 _NOT_BESIDE_LOOPS = frozenset(
     [
         *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
-        *("erfc_to_erf", "merge_affine_chains", "split_grouped_convolutions"),
+        *("erfc_to_erf", "split_grouped_convolutions"),
         *("spell_out_softmaxes", "broadcasts_to_convolutions", "spell_out_slices"),
         "transposed_convolution_sizes",
     ]

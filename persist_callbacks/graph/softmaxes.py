@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 _MAKE_PICTURES = (
     *("AvgPool", "Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "MaxPool"),
@@ -42,15 +42,13 @@ def spell_out_softmaxes(graph_def: Any) -> Any:
         return graph_def
     shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
     names = {node.name for node in suspects}
-    taken = set(by_name)
-    result = nd.empty_like(graph_def)
-    for node in graph_def.node:
+
+    def write(node: Any, writer: Writer) -> None:
         shape = shapes[node.input[0]] if node.name in names else None
-        if shape is None or shape.rank != 4 or shape[-1] is None:
-            result.node.add().CopyFrom(node)
-            continue
-        result.node.extend(_written(node, int(shape[-1]), taken))
-    return result
+        if shape is not None and shape.rank == 4 and shape[-1] is not None:
+            _write(node, int(shape[-1]), writer)
+
+    return rewritten(graph_def, write)
 
 
 def _is_picture(reference: str, by_name: Mapping[str, Any]) -> bool:
@@ -65,9 +63,8 @@ def _is_picture(reference: str, by_name: Mapping[str, Any]) -> bool:
     return False
 
 
-def _written(node: Any, channels: int, taken: set[str]) -> list[Any]:
-    """Return the nodes in a softmax' place; the last bears its name."""
-    writer = Writer(node.name, taken)
+def _write(node: Any, channels: int, writer: Writer) -> None:
+    """Write the nodes in a softmax' place."""
     (source,) = node.input
     largest = _largest(writer, source, channels)
     below = writer.add("Sub", "below", source, largest, T=tf.float32)
@@ -75,7 +72,6 @@ def _written(node: Any, channels: int, taken: set[str]) -> list[Any]:
     ones = np.ones((channels, channels), np.float32)
     total = writer.convolution("sum", power, ones)
     writer.add("RealDiv", "", power, total, T=tf.float32)
-    return writer.made
 
 
 def _largest(writer: Writer, current: str, channels: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,23 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.names import unique
+
+
+def rewritten(graph_def: Any, write: Callable[[Any, Writer], None]) -> Any:
+    """Return a graph in which other nodes stand in the place of some.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+        write: is given each node and a writer for its place; a node for which it writes
+            nothing stays.
+    """
+    taken = {node.name for node in graph_def.node}
+    result = nd.empty_like(graph_def)
+    for node in graph_def.node:
+        writer = Writer(node.name, taken)
+        write(node, writer)
+        result.node.extend(writer.made or [node])
+    return result
 
 
 class Writer:
