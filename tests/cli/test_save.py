@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,10 +49,17 @@ def test_a_run_under_way_is_saved(training, options):
     name = result.output.strip().splitlines()[-1]
     store = Store.open_for_reading(training)
     assert store.find("latest").record.name == name
-    reasons = [
-        event["reason"] for event in store.journal() if event["event"] == "saved"
-    ]
-    assert reasons[-1] == ("SIGUSR1" if options else "the SAVE file")
+    # The journal has it a moment after the checkpoint has its name.
+    for _ in range(500):
+        reasons = {
+            event["checkpoint"]: event["reason"]
+            for event in store.journal()
+            if event["event"] == "saved"
+        }
+        if name in reasons:
+            break
+        time.sleep(0.02)
+    assert reasons[name] == ("SIGUSR1" if options else "the SAVE file")
     assert not (training / "SAVE").exists()
 
 
