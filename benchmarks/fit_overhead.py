@@ -1,24 +1,30 @@
 """How much longer does a whole ``fit`` take with checkpoints, and what memory?
 
-    python benchmarks/fit_overhead.py [--seconds 300] [--rounds 3] [--megabytes 100]
-                                      [--ways NAME ...]
+    python benchmarks/fit_overhead.py [--seconds 300] [--turn 1] [--megabytes 100]
+                                      [--rounds 1] [--ways NAME ...]
 
-Each run is a process of its own: without checkpoints, with no trigger given, and with
-``every_steps=1, max_overhead=0.01``; they take turns. All train the same number of
-steps. Printed: wall time of ``fit`` as a ratio to the run without of the same round,
-what the budget keeper reported of itself, and the peak of resident memory over that of
-the run without, in bytes and in copies of the state.
+Each way is a process of its own, and one of them trains at a time: they take turns of
+``--turn`` seconds, in another order each time, so that whatever slows the machine slows
+all. A turn goes on while a checkpoint is in flight, and what a process waits for the
+others is taken out of its clock, the budget keeper's too. All train the same number of
+steps. The way without checkpoints is there twice: how far its two times lie apart is
+the noise.
+
+Printed: wall time as a ratio to the run without, what the budget keeper
+reported of itself, and the peak of resident memory over that of the run without, in
+bytes and in copies of the state. Medians where there are several rounds.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
+import contextlib
+import io
+import multiprocessing
 import os
+import random
 import resource
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -32,17 +38,81 @@ from rich.table import Table
 
 WAYS: dict[str, dict[str, Any] | None] = {
     "none": None,
+    "none again": None,
     "no trigger": {},
     "every_steps=1, max_overhead=0.01": {"every_steps": 1, "max_overhead": 0.01},
     "every_steps=50": {"every_steps": 50},
 }
-BATCH, WIDTH = 32, 1000
+WITHOUT = [way for way, options in WAYS.items() if options is None]
+BATCH, WIDTH, BATCHES = 32, 1000, 50
+# Of the run that tells how many steps the time is good for.
+TRIED = 150
 
 
-def train(way: str, megabytes: float, steps: int, seconds: float) -> None:
-    """Fit, for a number of steps or else for some seconds, and print what it took."""
+class Turns:
+    """The child's side of taking turns, and a clock that stands still in between."""
+
+    def __init__(self, pipe: Any, seconds: float, directory: Path) -> None:
+        self._pipe, self._seconds, self._directory = pipe, seconds, directory
+        self._waited, self._ends = 0.0, 0.0
+        self.ended = 0.0
+        self._real = time.monotonic
+        # Before the library is imported: its own clock must stand still as well.
+        time.monotonic = self.now
+
+    def now(self) -> float:
+        """Return the seconds of this process's own turns."""
+        return self._real() - self._waited
+
+    def begin(self) -> None:
+        """Wait for the first turn."""
+        self._hand_over()
+
+    def after_step(self) -> None:
+        """Let the others go on if the time is up and nothing is being written."""
+        if self._real() >= self._ends and not self._saving():
+            self._hand_over()
+
+    def _saving(self) -> bool:
+        return any(
+            path.name.startswith((".staged-", ".trash-"))
+            for path in self._directory.glob(".*-*")
+        )
+
+    def _hand_over(self) -> None:
+        began = self._real()
+        self._pipe.send(None)
+        self._pipe.recv()
+        now = self._real()
+        self._waited += now - began
+        self._ends = now + self._seconds
+
+
+def train(way: str, given: argparse.Namespace, steps: int, pipe: Any) -> None:
+    """Fit in turns, for a number of steps, and send what it took."""
+    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
+        directory = Path(folder) / "run"
+        turns = Turns(pipe, given.turn, directory)
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            found = fit(WAYS[way], given.megabytes, steps, turns, directory)
+    lines = [line for line in said.getvalue().splitlines() if "they took" in line]
+    found["said"] = lines[0].split("they took")[1].strip() if lines else ""
+    found["saves"] = lines[0].split()[0] if lines else "0"
+    pipe.send(found)
+
+
+def fit(
+    options: dict[str, Any] | None,
+    megabytes: float,
+    steps: int,
+    turns: Turns,
+    directory: Path,
+) -> dict[str, Any]:
+    """Fit with a callback of these options, or without; seconds, bytes and steps."""
     import keras
     import numpy as np
+    import tensorflow as tf
 
     from persist_callbacks import PeriodicCheckpoint
 
@@ -52,87 +122,90 @@ def train(way: str, megabytes: float, steps: int, seconds: float) -> None:
     model = keras.Sequential([keras.Input((WIDTH,)), *layers, keras.layers.Dense(1)])
     # So slow a rate keeps the numbers finite: of others no checkpoint is made.
     model.compile(keras.optimizers.Adam(1e-6), "mse")
-    x = np.random.default_rng(1).random((50 * BATCH, WIDTH), dtype="float32")
+    x = np.random.default_rng(1).random((BATCHES * BATCH, WIDTH), dtype="float32")
     model.fit(x[:BATCH], x[:BATCH, :1], verbose=0)
     size = sum(
         variable.numpy().nbytes
         for variable in [*model.variables, *model.optimizer.variables]
     )
 
-    class Length(keras.callbacks.Callback):
-        seen = 0
-
+    class Turning(keras.callbacks.Callback):
         def on_train_batch_end(self, batch: int, logs: Any = None) -> None:
-            self.seen += 1
-            if not steps and time.perf_counter() - begun > seconds:
-                self.model.stop_training = True
+            turns.after_step()
 
-    length = Length()
-    options = WAYS[way]
-    with tempfile.TemporaryDirectory(prefix="overhead-") as folder:
-        members: list[Any] = [length]
-        if options is not None:
-            members.append(PeriodicCheckpoint(Path(folder) / "run", **options))
-        begun = time.perf_counter()
-        model.fit(
-            x,
-            x[:, :1],
-            batch_size=BATCH,
-            epochs=max(1, steps // 50) if steps else 10**6,
-            verbose=0,
-            callbacks=members,
-        )
-        wall = time.perf_counter() - begun
+    class Ending(keras.callbacks.Callback):
+        def on_train_end(self, logs: Any = None) -> None:
+            turns.ended = turns.now()
+
+    members: list[Any] = [Turning()]
+    if options is not None:
+        members.append(PeriodicCheckpoint(directory, **options))
+    members.append(Ending())
+    data = tf.data.Dataset.from_tensor_slices((x, x[:, :1])).batch(BATCH).repeat()
+    turns.begin()
+    begun = turns.now()
+    model.fit(data, steps_per_epoch=steps, shuffle=False, verbose=0, callbacks=members)
+    wall = turns.ended - begun
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    found = {"wall": wall, "steps": length.seen, "peak": peak, "size": size}
-    sys.stdout.write("\n" + json.dumps(found) + "\n")
+    return {"wall": wall, "peak": peak, "size": size}
 
 
-def run(way: str, given: argparse.Namespace, steps: int) -> dict[str, Any]:
-    """Fit in a process of its own."""
-    command = [sys.executable, __file__, "--way", way, "--steps", str(steps)]
-    command += ["--seconds", str(given.seconds), "--megabytes", str(given.megabytes)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = done.stdout.strip().splitlines()
-    found: dict[str, Any] = json.loads(lines[-1])
-    said = [line for line in lines if "they took" in line]
-    found["said"] = said[0].split("they took")[1].strip() if said else ""
-    found["saves"] = said[0].split()[0] if said else "0"
+def take_turns(
+    ways: list[str], given: argparse.Namespace, steps: int, draw: random.Random
+) -> dict[str, dict[str, Any]]:
+    """Train all ways side by side, one at a time; what each sent at its end."""
+    context = multiprocessing.get_context("spawn")
+    pipes: dict[str, Any] = {}
+    for way in ways:
+        pipes[way], theirs = context.Pipe()
+        context.Process(target=train, args=(way, given, steps, theirs)).start()
+        theirs.close()
+    for pipe in pipes.values():
+        pipe.recv()
+    found: dict[str, dict[str, Any]] = {}
+    while len(found) < len(ways):
+        waiting = [way for way in ways if way not in found]
+        draw.shuffle(waiting)
+        for way in waiting:
+            pipes[way].send(None)
+            if (answer := pipes[way].recv()) is not None:
+                found[way] = answer
     return found
 
 
 def main() -> None:
     """Run by the command line."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=300.0)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=300.0, help="of each way")
+    parser.add_argument("--turn", type=float, default=1.0, help="seconds")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--megabytes", type=float, default=100.0)
     parser.add_argument("--ways", nargs="+", choices=list(WAYS), help="beside none")
-    parser.add_argument("--way", help=argparse.SUPPRESS)
-    parser.add_argument("--steps", type=int, default=0, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    if given.way:
-        train(given.way, given.megabytes, given.steps, given.seconds)
-        return
+    draw = random.Random(1)
     # A short run tells how many steps the time is good for.
-    wanted, given.seconds = given.seconds, min(given.seconds, 20.0)
-    rate = run("none", given, 0)
-    steps = max(50, int(rate["steps"] * wanted / rate["wall"]) // 50 * 50)
-    names = [way for way in WAYS if way in ("none", *(given.ways or WAYS))]
+    rate = take_turns(["none"], given, TRIED, draw)["none"]
+    steps = max(1, round(TRIED * given.seconds / rate["wall"]))
+    names = [way for way in WAYS if way in (*WITHOUT, *(given.ways or WAYS))]
     found: dict[str, list[dict[str, Any]]] = {way: [] for way in names}
-    for number in range(given.rounds):
-        # In another order each time: the machine may be warming up.
-        first = number % len(names)
-        for way in [*names[first:], *names[:first]]:
-            found[way].append(run(way, given, steps))
-            print(way, found[way][-1], flush=True)
+    for _ in range(given.rounds):
+        for way, result in take_turns(names, given, steps, draw).items():
+            found[way].append(result)
+            print(way, result, flush=True)
     table = Table(
         "way", "s", "over none", "saves", "reported", "peak over none", "copies"
     )
     for way, runs in found.items():
-        pairs = list(zip(runs, found["none"], strict=True))
-        ratio = statistics.median(a["wall"] / b["wall"] for a, b in pairs)
-        peak = statistics.median(a["peak"] - b["peak"] for a, b in pairs)
+        # Of two runs of the same thing, neither is the one to compare with.
+        base = list(zip(*(found[each] for each in WITHOUT), strict=True))
+        walls = [statistics.mean(each["wall"] for each in pair) for pair in base]
+        peaks = [statistics.mean(each["peak"] for each in pair) for pair in base]
+        ratio = statistics.median(
+            a["wall"] / b for a, b in zip(runs, walls, strict=True)
+        )
+        peak = statistics.median(
+            a["peak"] - b for a, b in zip(runs, peaks, strict=True)
+        )
         table.add_row(
             way, f"{statistics.median(a['wall'] for a in runs):.1f}",
             f"{ratio - 1:+.2%}", runs[-1]["saves"], runs[-1]["said"],
