@@ -172,19 +172,41 @@ def spell_out_attributes(graph_def: Any) -> Any:
 def erfc_to_erf(graph_def: Any) -> Any:
     """Write Keras' GELU with Erf, as older versions did; ONNX has no Erfc.
 
+    ``h * erfc(x)`` becomes ``h + h * erf(-x)``. OpenVINO joins ``h * (1 + erf(-x))``
+    into an op of its own, which takes it longer than these do.
+
     Args:
         graph_def: a GraphDef; not changed.
     """
+    by_name = {node.name: node for node in graph_def.node}
+    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    # By the node that multiplies: the Erfc that nothing else reads, and the other.
+    products = {
+        node.name: (node.input[place], node.input[1 - place])
+        for node in graph_def.node
+        if node.op == "Mul"
+        for place in (1, 0)
+        if by_name[nd.split(node.input[place])[0]].op == "Erfc"
+        and reads[node.input[place]] == 1
+    }
+    in_products = {erfc for erfc, _ in products.values()}
 
     def write(node: Any, writer: Writer) -> None:
-        if node.op != "Erfc":
-            return
-        dtype = tf.as_dtype(node.attr["T"].type)
-        # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
-        one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
-        negative = writer.add("Neg", "negative", *node.input, T=dtype)
-        erf = writer.add("Erf", "erf", negative, T=dtype)
-        writer.add("AddV2", "", erf, one, T=dtype)
+        if node.op == "Erfc":
+            dtype = tf.as_dtype(node.attr["T"].type)
+            # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
+            negative = writer.add("Neg", "negative", *node.input, T=dtype)
+            if node.name in in_products:
+                writer.add("Erf", "", negative, T=dtype)
+                return
+            erf = writer.add("Erf", "erf", negative, T=dtype)
+            one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
+            writer.add("AddV2", "", erf, one, T=dtype)
+        elif node.name in products:
+            erf, other = products[node.name]
+            dtype = tf.as_dtype(node.attr["T"].type)
+            product = writer.add("Mul", "product", other, erf, T=dtype)
+            writer.add("AddV2", "", other, product, T=dtype)
 
     return rewritten(graph_def, write)
 
