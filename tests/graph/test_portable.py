@@ -236,17 +236,17 @@ def test_attributes_that_a_reader_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    "compute",
+    ("compute", "factor"),
     [
-        lambda x, erfc: erfc(x),
-        lambda x, erfc: x * erfc(-x),
-        lambda x, erfc: erfc(x) * x[:, :1],
-        lambda x, erfc: erfc(x) * erfc(x + 1),
-        lambda x, erfc: tf.square(erfc(x)) * 0.5,
-        lambda x, erfc: (e := erfc(x)) * x + e,
+        (lambda x, erfc: erfc(x), 1),
+        (lambda x, erfc: x * erfc(-x), 6),
+        (lambda x, erfc: erfc(x) * x[:, :1], 6),
+        (lambda x, erfc: erfc(x) * erfc(x + 1), 4),
+        (lambda x, erfc: tf.square(erfc(x)) * 0.5, 2),
+        (lambda x, erfc: (e := erfc(x)) * x + e, 7),
     ],
 )
-def test_erfc_becomes_erf(compute: Any) -> None:
+def test_erfc_becomes_erf(compute: Any, factor: int) -> None:
     """ONNX knows the one and not the other; a GELU takes either."""
     graph = tf.Graph()
     with graph.as_default():
@@ -256,7 +256,9 @@ def test_erfc_becomes_erf(compute: Any) -> None:
     assert "Erfc" not in count_ops(graph_def)
     x = np.linspace(-6, 6, 200, dtype=np.float32).reshape(-1, 2)
     found = from_graph_def(graph_def, None, None)(x)
-    np.testing.assert_allclose(found, compute(x, tf.math.erfc), atol=2e-6)
+    expected = compute(x, tf.math.erfc)
+    # What it is multiplied by, at most, its rounding is multiplied by too.
+    np.testing.assert_allclose(found, expected, atol=2e-7 * factor)
 
 
 def test_a_gelu_adds_nothing_to_erf() -> None:
