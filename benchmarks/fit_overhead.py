@@ -36,6 +36,8 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 from rich.console import Console
 from rich.table import Table
 
+from persist_callbacks.storage import durable
+
 WAYS: dict[str, dict[str, Any] | None] = {
     "none": None,
     "none again": None,
@@ -57,7 +59,7 @@ class Turns:
         self._waited, self._ends = 0.0, 0.0
         self.ended = 0.0
         self._real = time.monotonic
-        # Before the library is imported: its own clock must stand still as well.
+        # The library looks at this clock too, and must not see the others' turns.
         time.monotonic = self.now
 
     def now(self) -> float:
@@ -75,8 +77,7 @@ class Turns:
 
     def _saving(self) -> bool:
         return any(
-            path.name.startswith((".staged-", ".trash-"))
-            for path in self._directory.glob(".*-*")
+            durable.is_leftover(path.name) for path in self._directory.glob(".*")
         )
 
     def _hand_over(self) -> None:
@@ -137,6 +138,7 @@ def fit(
         def on_train_end(self, logs: Any = None) -> None:
             turns.ended = turns.now()
 
+    # Before the library's own callback: what that one begins is not to be seen at once.
     members: list[Any] = [Turning()]
     if options is not None:
         members.append(PeriodicCheckpoint(directory, **options))
@@ -195,11 +197,11 @@ def main() -> None:
     table = Table(
         "way", "s", "over none", "saves", "reported", "peak over none", "copies"
     )
+    # Of two runs of the same thing, neither is the one to compare with.
+    base = list(zip(*(found[each] for each in WITHOUT), strict=True))
+    walls = [statistics.mean(each["wall"] for each in pair) for pair in base]
+    peaks = [statistics.mean(each["peak"] for each in pair) for pair in base]
     for way, runs in found.items():
-        # Of two runs of the same thing, neither is the one to compare with.
-        base = list(zip(*(found[each] for each in WITHOUT), strict=True))
-        walls = [statistics.mean(each["wall"] for each in pair) for pair in base]
-        peaks = [statistics.mean(each["peak"] for each in pair) for pair in base]
         ratio = statistics.median(
             a["wall"] / b for a, b in zip(runs, walls, strict=True)
         )
