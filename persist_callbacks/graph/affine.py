@@ -6,7 +6,6 @@ convolution takes in, comes as up to five ops; every reader knows these two.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -80,7 +79,7 @@ def merge_affine_chains(graph_def: Any) -> Any:
         return graph_def
     references = {reference for node in suspects for reference in node.input}
     shapes = inferred_shapes(graph_def, references)
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    reads = nd.count_reads(graph_def.node)
     chains: dict[str, _Affine] = {}
     inner: set[str] = set()
     for node in suspects:

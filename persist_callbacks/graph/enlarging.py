@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,7 +25,7 @@ def repeats_to_resizes(graph_def: Any) -> Any:
         graph_def: a GraphDef, its Reshapes' shapes constant; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    reads = nd.count_reads(graph_def.node)
     found: dict[str, tuple[str, tuple[int, int]]] = {}
     suspects = [node for node in graph_def.node if node.op == "Reshape"]
     tiles = {node.name for node in graph_def.node if node.op == "Tile"}

@@ -6,6 +6,7 @@ The op registry has no public name; it is touched in `op_definition` alone.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -172,6 +173,18 @@ def renamed(reference: str, names: Mapping[str, str]) -> str:
         return reference
     name = names[name]
     return f"^{name}" if port < 0 else f"{name}:{port}" if port else name
+
+
+def count_reads(nodes: Iterable[Any]) -> Counter[str]:
+    """Count how often each node is read, control edges included.
+
+    Args:
+        nodes: a graph's NodeDefs.
+
+    Returns:
+        By the name of the node that is read; 0 for any that is not there.
+    """
+    return Counter(split(reference)[0] for node in nodes for reference in node.input)
 
 
 def gives_data(op: str) -> bool:

@@ -7,7 +7,6 @@ that other runtimes know for one op of theirs.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -46,7 +45,7 @@ def differences_from_means(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    reads = nd.count_reads(graph_def.node)
     norms = {
         node.name: norm
         for node in graph_def.node

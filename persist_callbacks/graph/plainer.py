@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -57,7 +56,7 @@ def scales_into_weights(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    reads = nd.count_reads(graph_def.node)
     folded: dict[str, Any] = {}
     for node in graph_def.node:
         for value, scale in _with_constant(by_name, node, ("Mul",)):

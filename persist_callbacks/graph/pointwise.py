@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +28,7 @@ def dense_to_convolutions(graph_def: Any) -> Any:
         graph_def: a GraphDef, its Reshapes' shapes constant; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    reads = nd.count_reads(graph_def.node)
     found: dict[str, _Dense] = {}
     for node in graph_def.node:
         dense = _dense(node, by_name, reads)

@@ -5,7 +5,6 @@ Other runtimes, and TensorFlow itself on some processors, have no kernel for the
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -63,7 +62,7 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
     }
     # What reads an output reads what the output is of, so that all are counted.
     body = [_redirected(node, identities) for node in graph_def.node]
-    reads = Counter(nd.split(ref)[0] for node in body for ref in node.input)
+    reads = nd.count_reads(body)
     renamed: dict[str, str] = {}
     multiplied = set()
     for output in identities:
@@ -179,7 +178,7 @@ def erfc_to_erf(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    reads = Counter(nd.split(ref)[0] for node in graph_def.node for ref in node.input)
+    reads = nd.count_reads(graph_def.node)
     # By the node that multiplies: the Erfc that nothing else reads, and the other.
     products = {
         node.name: (node.input[place], node.input[1 - place])
@@ -192,8 +191,10 @@ def erfc_to_erf(graph_def: Any) -> Any:
     in_products = {erfc for erfc, _ in products.values()}
 
     def write(node: Any, writer: Writer) -> None:
+        if node.op != "Erfc" and node.name not in products:
+            return
+        dtype = tf.as_dtype(node.attr["T"].type)
         if node.op == "Erfc":
-            dtype = tf.as_dtype(node.attr["T"].type)
             # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
             negative = writer.add("Neg", "negative", *node.input, T=dtype)
             if node.name in in_products:
@@ -202,9 +203,8 @@ def erfc_to_erf(graph_def: Any) -> Any:
             erf = writer.add("Erf", "erf", negative, T=dtype)
             one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
             writer.add("AddV2", "", erf, one, T=dtype)
-        elif node.name in products:
+        else:
             erf, other = products[node.name]
-            dtype = tf.as_dtype(node.attr["T"].type)
             product = writer.add("Mul", "product", other, erf, T=dtype)
             writer.add("AddV2", "", other, product, T=dtype)
 

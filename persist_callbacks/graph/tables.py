@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import in_order
-from persist_callbacks.graph.writing import Writer
+from persist_callbacks.graph.writing import Writer, rewritten
 
 _MAKES = ("HashTableV2", "HashTable", "MutableHashTableV2", "MutableHashTable")
 _FILLS = ("InitializeTableV2", "InitializeTable", "LookupTableImportV2")
@@ -108,18 +108,15 @@ def replace_lookups(graph_def: Any, tables: Mapping[str, Table]) -> Any:
     Returns:
         A GraphDef in which nothing but other uses reads those nodes any more.
     """
-    result = nd.empty_like(graph_def)
-    taken = {node.name for node in graph_def.node}
-    for node in graph_def.node:
+
+    def write(node: Any, writer: Writer) -> None:
         table = tables.get(nd.split(node.input[0])[0]) if node.input else None
         if table is not None and node.op in _FINDS:
-            result.node.extend(_find(node, table, taken))
+            _find(node, table, writer)
         elif table is not None and node.op in _SIZES:
-            size = np.array(len(table.keys), np.int64)
-            result.node.append(nd.constant(node.name, size, tf.int64))
-        else:
-            result.node.add().CopyFrom(node)
-    return result
+            writer.constant("", np.array(len(table.keys), np.int64))
+
+    return rewritten(graph_def, write)
 
 
 def _computed(graph_def: Any, source: Any) -> np.ndarray[Any, Any]:
@@ -146,9 +143,8 @@ def _behind_identities(by_name: Mapping[str, Any], reference: str) -> Any:
     return node
 
 
-def _find(node: Any, table: Table, taken: set[str]) -> list[Any]:
-    """Return the nodes that stand in a lookup's place; the last bears its name."""
-    writer = Writer(node.name, taken)
+def _find(node: Any, table: Table, writer: Writer) -> None:
+    """Write the nodes that stand in a lookup's place."""
     add, constant = writer.add, writer.constant
     wanted, default = node.input[1], node.input[2]
     key_type = tf.as_dtype(node.attr["Tin"].type)
@@ -159,7 +155,7 @@ def _find(node: Any, table: Table, taken: set[str]) -> list[Any]:
         # Nothing is found: the default, in the shape of what is looked up.
         shape = add("Shape", "shape", wanted, T=key_type, out_type=tf.int32)
         add("BroadcastTo", "", default, shape, T=value_type, Tidx=tf.int32)
-        return writer.made
+        return
 
     starts, widest, order = _buckets(table.keys, key_type)
     keys = constant("keys", table.keys[order], key_type)
@@ -199,7 +195,6 @@ def _find(node: Any, table: Table, taken: set[str]) -> list[Any]:
     place = add("Sub", "index", place, one, T=i64)
     value = gather("value", values, place, value_type)
     add("SelectV2", "", there, value, default, T=value_type)
-    return writer.made
 
 
 def _buckets(keys: Any, dtype: Any) -> tuple[Any, int, Any]:
