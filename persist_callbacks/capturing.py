@@ -23,6 +23,9 @@ from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 from persist_callbacks.training.references import References, Taken
 from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 
+_Located = tuple[data_position.DataPosition, dict[str, Any]]
+_NOT_LOCATED = data_position.DataPosition("replay", 0, Passed())
+
 # What the state of an iterator may hold of the data unless the user says otherwise:
 # some tens of milliseconds of the train thread, or little beside the variables.
 _LARGEST_DATA = 8_000_000
@@ -84,6 +87,7 @@ class Snapshot:
         frozen: keys of what training is not expected to change.
         taken: the variables' values until `open`, which is for whoever needs them: it
             would hold up the train thread.
+        locate: gives the position in the data and its tensors, until `complete`.
     """
 
     state: TrainingState
@@ -97,6 +101,20 @@ class Snapshot:
     watched: Mapping[str, bool] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
     taken: Taken | None = None
+    locate: Callable[[], _Located] | None = None
+
+    def complete(self) -> Snapshot:
+        """Take the position in the data, if that was put off; on the train thread.
+
+        Returns:
+            Itself, to be written.
+        """
+        locate, self.locate = self.locate, None
+        if locate is not None:
+            data, tensors = locate()
+            self.state = dataclasses.replace(self.state, data=data)
+            self.tensors.update(tensors)
+        return self
 
     def open(self) -> None:
         """Put the variables' values among the tensors."""
@@ -172,11 +190,14 @@ class Capturer:
         assert self._references is not None
         return self._references.take()
 
-    def take(self, boundary: Boundary) -> Snapshot:
+    def take(self, boundary: Boundary, *, in_case: bool = False) -> Snapshot:
         """Take a snapshot of a step boundary; runs on the train thread.
 
         Args:
             boundary: where the loop stands.
+            in_case: whether it is likely never to be written. What costs most then, to
+                serialise fit's iterator, is put off to its `complete`; until then
+                nothing may be drawn from that.
 
         Returns:
             The snapshot, for `write`.
@@ -186,33 +207,11 @@ class Capturer:
         # A variable of that name comes over it.
         tensors: dict[str, Any] = {"save_counter": np.int64(objects.save_counter)}
         tensors[bundle.OBJECT_GRAPH_KEY] = np.array(objects.serialized, dtype=object)
-        largest = max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size))
-        if boundary.data is not None and boundary.iterator is None:
-            data, data_tensors = self._locator.take_end(
-                boundary.passed, boundary.data, largest=largest
-            )
-        else:
-            data, data_tensors = self._locator.take(
-                boundary.iterator,
-                boundary.drawn,
-                boundary.passed,
-                boundary.data,
-                largest=largest,
-            )
-        if boundary.validation is not None:
-            began = boundary.validation
-            data = dataclasses.replace(
-                data,
-                validation_variables=len(began.variables),
-                validation_own=began.own,
-            )
-            tensors.update(zip(data.validation_keys(), began.variables, strict=True))
         states, arrays = callback_state.capture(self._callbacks())
-        tensors.update(data_tensors)
         tensors.update(arrays)
         state = TrainingState(
             position=boundary.position,
-            data=data,
+            data=_NOT_LOCATED,
             variables=variables.infos(self._live),
             random=randomness.capture(),
             callbacks=tuple(states),
@@ -222,7 +221,7 @@ class Capturer:
             in_validation=boundary.in_validation,
             settings=dict(boundary.settings),
         )
-        return Snapshot(
+        snapshot = Snapshot(
             state=state,
             tensors=tensors,
             last_logs=boundary.last_logs,
@@ -234,7 +233,45 @@ class Capturer:
             watched=self.watched,
             frozen=self._frozen,
             taken=taken,
+            locate=self._locating(boundary),
         )
+        return snapshot if in_case else snapshot.complete()
+
+    def _locating(self, boundary: Boundary) -> Callable[[], _Located]:
+        """Return what takes the position in the data; all that moves is taken now."""
+        data, began = boundary.data, None
+        largest = max(_LARGEST_DATA, int(_LARGEST_DATA_SHARE * self.size))
+        if data is not None and boundary.iterator is None:
+            began = data.beginning_now()
+
+        def locate() -> _Located:
+            if data is not None and began is not None:
+                position, tensors = self._locator.take_end(
+                    boundary.passed, data, began, largest=largest
+                )
+            else:
+                position, tensors = self._locator.take(
+                    boundary.iterator,
+                    boundary.drawn,
+                    boundary.passed,
+                    data,
+                    largest=largest,
+                )
+            if boundary.validation is None:
+                return position, tensors
+            beginning = boundary.validation
+            position = dataclasses.replace(
+                position,
+                validation_variables=len(beginning.variables),
+                validation_own=beginning.own,
+            )
+            keys = position.validation_keys()
+            return position, {
+                **dict(zip(keys, beginning.variables, strict=True)),
+                **tensors,
+            }
+
+        return locate
 
     def finish(self, last: Snapshot) -> Snapshot:
         """Complete the snapshot of the last epoch's end with what train end has done.

@@ -533,6 +533,7 @@ class CheckpointedRun:
         stopped: bool = False,
         passed: Passed | None = None,
         in_validation: bool = False,
+        in_case: bool = False,
     ) -> Snapshot:
         self._note_progress(look=True)
         if self._refresh_due:
@@ -553,7 +554,8 @@ class CheckpointedRun:
                 in_validation=in_validation,
                 settings=self._settings,
                 validation=self._validation_begins_with(),
-            )
+            ),
+            in_case=in_case,
         )
 
     # -- validation -----------------------------------------------------------------
@@ -580,7 +582,10 @@ class CheckpointedRun:
             ended = passed.validation_epochs
             validation.count_epochs(ended + bool(ended))
         if self._recovery is None and self._interruptions.is_listening:
-            self._held = self._take_in_validation(self._fit.data)
+            data = self._fit.data
+            self._held = self._saver.take_in_case(
+                lambda: self._take_in_validation(data)
+            )
         self._validated = dataclasses.replace(
             self._validated, validation_drawn=self._validated.validation_drawn + 1
         )
@@ -589,7 +594,7 @@ class CheckpointedRun:
         """Stop here if that was asked for: the epoch's steps are all done."""
         held = self._held
         if held is not None:
-            self._answerer.answer_stop(self._step, lambda: held, self.release)
+            self._answerer.answer_stop(self._step, held.complete, self.release)
 
     def _take_in_validation(self, data: FitData) -> Snapshot:
         """Take a snapshot after the epoch's last step.
@@ -613,7 +618,12 @@ class CheckpointedRun:
         position = Position(self._epoch, self._batch, self._step)
         try:
             return self._take(
-                position, iterator, None, passed=passed, in_validation=True
+                position,
+                iterator,
+                None,
+                passed=passed,
+                in_validation=True,
+                in_case=True,
             )
         finally:
             self._drawn = drawn
@@ -646,7 +656,9 @@ class CheckpointedRun:
             return
         if stopped or self._epoch >= self._loop.epochs:
             # Before train end averages weights or puts the best ones back.
-            self._last = self._take_last(stopped)
+            self._last = self._saver.take_in_case(
+                lambda: self._take_last(stopped), always=True
+            )
 
     def _take_last(self, stopped: bool = False) -> Snapshot:
         iterator = self._iterator
@@ -702,7 +714,7 @@ class CheckpointedRun:
         if held is not None and held.state.position.step > self._saver.newest_step:
             with contextlib.suppress(PersistError):
                 # A failure of it was journalled, and what ends the run counts more.
-                self._saver.save_before(deadline, lambda: held, "exception")
+                self._saver.save_before(deadline, held.complete, "exception")
         if within is not None and not self._saver.wait_until(deadline):
             self._saver.abandon()
         self._progress.close()

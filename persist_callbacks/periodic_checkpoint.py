@@ -85,8 +85,9 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         data_state: how the place in the data is kept. ``iterator`` saves the state of
             fit's iterator with its shuffle buffers and caches, ``replay`` counts, and
             draws as many batches again on resume. ``auto`` saves the state while it
-            holds at most 8 MB of the data, or a tenth of the variables' size. What has
-            no such state, as a Python generator, is replayed in any case.
+            holds at most 8 MB of the data, or a tenth of the variables' size, in at
+            most 2,500 elements; 10,000 where functions of the pipeline compute them.
+            What has no such state, as a Python generator, is replayed in any case.
         on_nan: what to do about weights that are NaN or infinite; they are never saved.
             They are found when a checkpoint is due, or when the loss is not finite.
             ``skip`` warns and trains on, ``stop`` ends ``fit`` by PoisonedWeights,

@@ -51,6 +51,9 @@ from persist_callbacks.training import state as training_state
 # fixed cost of syncing a handful of files.
 _BYTES_PER_SECOND = 200e6
 _FIXED_SECONDS = 0.05
+# Of a budget, what may go into snapshots that are only written if training ends before
+# its time; the rest is for checkpoints.
+_IN_CASE_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -273,6 +276,7 @@ class Saver:
         self._saved_step, self._saved_epoch = start.step, start.epoch
         self._first_step = start.step
         self._overhead = Overhead()
+        self._in_case_spent = self._in_case_cost = 0.0
         self._told_interval = False
         self._untold: float | None = None
         self._files = Files()
@@ -420,6 +424,29 @@ class Saver:
         self._saved_at, self._saved_step = begun, position.step
         if position.batch == 0:
             self._saved_epoch = position.epoch
+
+    def take_in_case(
+        self, take: Callable[[], Snapshot], *, always: bool = False
+    ) -> Snapshot | None:
+        """Take a snapshot that is written only if training ends before its time.
+
+        Args:
+            take: takes the snapshot.
+            always: whether it is to be taken whatever it costs.
+
+        Returns:
+            None where such snapshots would take too much of what checkpoints may cost.
+        """
+        budget, now = self._triggers.budget, time.monotonic()
+        if not always and budget is not None:
+            expected = self._in_case_spent + self._in_case_cost
+            if expected > _IN_CASE_SHARE * budget * (now - self._started_at):
+                return None
+        snapshot = take()
+        self._in_case_cost = time.monotonic() - now
+        self._in_case_spent += self._in_case_cost
+        self._overhead.charge(self._in_case_cost)
+        return snapshot
 
     def save_before(
         self, deadline: float, take: Callable[[], Snapshot], reason: str

@@ -19,10 +19,18 @@ import pytest
 import tensorflow as tf
 
 from loops import CLASSES, FEATURES, data, outcome_of, sequential
-from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint, periodic_checkpoint
+from persist_callbacks import (
+    FrozenGraphExport,
+    PeriodicCheckpoint,
+    periodic_checkpoint,
+    saving,
+)
 from persist_callbacks.errors import PersistWarning, PoisonedWeights
+from persist_callbacks.records import Position
+from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import Writer
+from persist_callbacks.training import pipeline
 
 SCRIPT = Path(__file__).parent / "interrupted_script.py"
 BATCHES = 7
@@ -332,6 +340,66 @@ def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path):
     assert pb.read_bytes() == b"older"
     fit(FrozenGraphExport(pb), ours(run))
     assert pb.read_bytes() != b"older"
+
+
+def test_no_iterator_is_serialised_for_a_validation_that_ends_well(
+    tmp_path, monkeypatch
+):
+    """It takes long where buffers hold much; the last checkpoint alone has one."""
+    states, take = [], pipeline.iterator_state
+
+    def counted(iterator, **options):
+        states.append(iterator)
+        return take(iterator, **options)
+
+    monkeypatch.setattr(pipeline, "iterator_state", counted)
+    fit(ours(tmp_path, every_epochs=9))
+    assert len(states) == 1
+
+
+class Clock:
+    """A clock that goes on when it is told to."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def monotonic(self):
+        return self.now
+
+    def work(self, seconds):
+        self.now += seconds
+        return "a snapshot"
+
+
+@pytest.mark.parametrize("ceiling", [None, 0.1])
+def test_what_is_taken_in_case_counts_and_keeps_to_half_of_the_ceiling(
+    ceiling, tmp_path, monkeypatch
+):
+    """Short validations after short epochs could cost more than all checkpoints."""
+    clock = Clock()
+    monkeypatch.setattr(saving, "time", clock)
+    with Store.open_for_writing(tmp_path / "run") as store:
+        saver = saving.Saver(
+            store,
+            triggers=Triggers(every_steps=5, max_overhead=ceiling),
+            keep=saving.Keep(3, 0, None),
+            on_error="raise",
+            start=Position(0, 0, 0),
+            say=print,
+        )
+
+        def take(*, always=False):
+            return saver.take_in_case(lambda: clock.work(1.0), always=always)
+
+        taken = [take() is not None]
+        for passing in (10.0, 20.0, 12.0):
+            clock.work(passing)
+            taken.append(take() is not None)
+        assert taken == ([True, False, False, True] if ceiling else [True] * 4)
+        assert saver.overhead[0] == pytest.approx(sum(taken))
+        assert take(always=True) is not None
+        assert saver.overhead[0] == pytest.approx(sum(taken) + 1)
+        saver.close()
 
 
 @pytest.mark.usefixtures("deterministic")

@@ -91,6 +91,14 @@ class Overhead:
         self.spent += cost
         return cost
 
+    def charge(self, held: float) -> None:
+        """Count what the train thread was held for when no save followed.
+
+        Args:
+            held: seconds.
+        """
+        self.spent += held
+
     @property
     def expected(self) -> float | None:
         """Seconds that the next save will cost; None before the first is done."""

@@ -169,9 +169,14 @@ class FitData:
         data = self._source._distributed_dataset
         return data.data if isinstance(data, _Counted) else data
 
-    def buffered_bytes(self) -> int | None:
-        """Estimate what the state of an iterator holds of the data, in bytes."""
-        return pipeline.buffered_bytes(self._dataset)
+    def buffered(self) -> pipeline.Buffered:
+        """Estimate what the state of an iterator holds of the data."""
+        return pipeline.buffered(self._dataset)
+
+    @property
+    def runs_functions(self) -> bool:
+        """Whether functions of a ``tf.data`` pipeline make the batches."""
+        return pipeline.runs_functions(self._dataset)
 
     def doubts(self) -> list[str]:
         """Say what may keep a resumed run from going through the data as it was.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import tensorflow as tf
@@ -15,6 +16,19 @@ import tensorflow as tf
 # Elements of a variable that may be a generator's state, and not a layer's weights.
 _LARGEST_STATE = 16
 _PYTHON_OPS = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
+
+
+@dataclass(frozen=True)
+class Buffered:
+    """How much of the data the state of an iterator holds when its buffers are full.
+
+    Args:
+        size: bytes; None if a buffer's elements are of unknown size.
+        elements: how many; None where a buffer holds an unknown number of them.
+    """
+
+    size: int | None
+    elements: int | None
 
 
 def captured_variables(dataset: Any) -> list[Any]:
@@ -28,25 +42,27 @@ def captured_variables(dataset: Any) -> list[Any]:
     return list(found.values())
 
 
-def buffered_bytes(dataset: Any) -> int | None:
-    """Estimate how much of the data the state of an iterator holds when it is full.
+def buffered(dataset: Any) -> Buffered:
+    """Estimate how much of the data the state of an iterator holds.
 
     Shuffle buffers, caches in memory, and what is held while its parts are handed out.
 
     Args:
         dataset: a ``tf.data.Dataset``.
-
-    Returns:
-        Bytes; None if a buffer's elements are of unknown size.
     """
-    total = 0
+    sizes: list[int | None] = []
+    counts: list[int | None] = []
     for part in parts(dataset):
         for source, elements in _held(part):
-            size = _bytes_of(source.element_spec)
-            if size is None or elements is None:
-                return None
-            total += size * elements
-    return total
+            each = _bytes_of(source.element_spec)
+            counts.append(elements)
+            sizes.append(None if each is None or elements is None else each * elements)
+    return Buffered(_sum(sizes), _sum(counts))
+
+
+def runs_functions(dataset: Any) -> bool:
+    """Whether a step of a pipeline computes its elements by a function, as a map."""
+    return any(part._functions() for part in parts(dataset))
 
 
 def draws_unseeded(dataset: Any) -> list[str]:
@@ -185,6 +201,12 @@ def _bytes_of(spec: Any) -> int | None:
             return None
         total += leaf.dtype.size * math.prod(leaf.shape)
     return total
+
+
+def _sum(numbers: list[int | None]) -> int | None:
+    """Add up; None where one is not known."""
+    known = [number for number in numbers if number is not None]
+    return sum(known) if len(known) == len(numbers) else None
 
 
 def _seeds_of(operation: Any) -> tuple[int, int] | None:

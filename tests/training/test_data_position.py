@@ -356,6 +356,28 @@ def test_a_large_buffer(way, largest, expected):
         )
 
 
+@pytest.mark.parametrize("computed", [False, True], ids=["as they are", "mapped"])
+def test_many_elements(computed):
+    """Time goes by their number: more are worth it where functions make them."""
+
+    def rows():
+        numbers = tf.data.Dataset.range(4000).shuffle(4000).batch(10)
+        return source_of(numbers.map(lambda x: x + 1) if computed else numbers)
+
+    source, data = open_data(rows)
+    iterator = iter(source._distributed_dataset)
+    next(iterator)
+    position, _ = take(iterator, 1, Passed(1), data, largest=1_000_000)
+    if computed:
+        assert (position.way, position.reason) == ("iterator", "")
+    else:
+        assert position.way == "replay"
+        assert position.reason == (
+            "its buffers hold 4,000 elements, over the 2,500 that "
+            'data_state="auto" saves'
+        )
+
+
 def test_a_buffer_of_unknown_size_is_measured():
     """Batches of whatever number of rows are in it."""
 
@@ -365,7 +387,7 @@ def test_a_buffer_of_unknown_size_is_measured():
         return source_of(rows.batch(10).shuffle(30))
 
     source, data = open_data(batches)
-    assert data.buffered_bytes() is None
+    assert data.buffered().size is None
     iterator = iter(source._distributed_dataset)
     next(iterator)
     assert take(iterator, 1, Passed(1), data, largest=1_000_000)[0].way == "iterator"

@@ -18,31 +18,44 @@ def rows(number=50, width=4):
 @pytest.mark.parametrize(
     ("make", "expected"),
     [
-        (lambda: rows().batch(8).prefetch(2), 0),
-        (lambda: rows().shuffle(20).batch(8), 20 * 16),
-        (lambda: rows().shuffle(200).batch(8), 50 * 16),
-        (lambda: rows().repeat().shuffle(200).batch(8), 200 * 16),
-        (lambda: rows().cache().shuffle(20).map(lambda x: x * 2), 70 * 16),
-        (lambda: tf.data.Dataset.zip((rows().shuffle(2), rows().shuffle(3))), 5 * 16),
-        (lambda: rows().batch(8).shuffle(20), None),
-        (lambda: rows().filter(lambda x: x[0] > 0).cache(), None),
-        (lambda: tf.data.Dataset.from_tensor_slices(["a", "b"]).shuffle(2), None),
+        (lambda: rows().batch(8).prefetch(2), (0, 0)),
+        (lambda: rows().shuffle(20).batch(8), (20 * 16, 20)),
+        (lambda: rows().shuffle(200).batch(8), (50 * 16, 50)),
+        (lambda: rows().repeat().shuffle(200).batch(8), (200 * 16, 200)),
+        (lambda: rows().cache().shuffle(20).map(lambda x: x * 2), (70 * 16, 70)),
+        (
+            lambda: tf.data.Dataset.zip((rows().shuffle(2), rows().shuffle(3))),
+            (5 * 16, 5),
+        ),
+        (lambda: rows().batch(8).shuffle(20), (None, 7)),
+        (lambda: rows().filter(lambda x: x[0] > 0).cache(), (None, None)),
+        (
+            lambda: tf.data.Dataset.from_tensor_slices(["a", "b"]).shuffle(2),
+            (None, 2),
+        ),
     ],
 )
-def test_buffered_bytes(make, expected):
+def test_buffered(make, expected):
     """Rows of four float32, in buffers that may be larger than the data."""
-    assert pipeline.buffered_bytes(make()) == expected
+    assert pipeline.buffered(make()) == pipeline.Buffered(*expected)
 
 
 def test_a_cache_in_a_file_holds_nothing(tmp_path):
     """It is on disk, and stays there."""
-    assert pipeline.buffered_bytes(rows().cache(str(tmp_path / "cache"))) == 0
+    in_file = rows().cache(str(tmp_path / "cache"))
+    assert pipeline.buffered(in_file) == pipeline.Buffered(0, 0)
 
 
 def test_shuffled_arrays_hold_their_order():
     """Two int64 a row: Keras shuffles indices."""
     data = ArrayDataAdapter(np.zeros((50, 4)), batch_size=8, shuffle=True)
-    assert pipeline.buffered_bytes(data.get_tf_dataset()) == 2 * 50 * 8
+    assert pipeline.buffered(data.get_tf_dataset()) == pipeline.Buffered(2 * 50 * 8, 2)
+
+
+def test_runs_functions():
+    """At any depth; what slices, shuffles and batches runs none."""
+    assert not pipeline.runs_functions(rows().shuffle(5).repeat().batch(8).prefetch(2))
+    assert pipeline.runs_functions(rows().map(lambda x: x * 2).shuffle(5).batch(8))
 
 
 @pytest.fixture(params=[None, 3], ids=["no seed", "global seed"])
