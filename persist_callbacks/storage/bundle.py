@@ -128,7 +128,8 @@ def _write(
     )
     now = {key: extent for part in parts for key, extent in part.shard.extents.items()}
     resting = sharing.resting(before, now)
-    return Written(prefix.parent, tuple(parts), resting, plan.restless, linked)
+    restless = sharing.calmed(plan.restless, resting)
+    return Written(prefix.parent, tuple(parts), resting, restless, linked)
 
 
 def _write_shard(

@@ -22,6 +22,10 @@ from persist_callbacks.storage.shards import Extent, Shard
 SMALLEST = 1_000_000
 # So many shards that do not change, one for each time that some have come to rest.
 _MOST = 8
+# What has moved once may do so again, as a metric does that is reset: it is taken for
+# settled when it has been the same in so many checkpoints in a row. A backbone that is
+# frozen again is then.
+_CALM = 8
 
 Stamp = tuple[int, int, int]
 
@@ -51,14 +55,15 @@ class Written:
         folder: the checkpoint.
         parts: its data files.
         resting: tensors that were the same as in the checkpoint before it.
-        restless: tensors that have changed after they had been taken for settled.
+        restless: tensors that have changed after they had been taken for settled, and
+            how many checkpoints in a row have found them the same since.
         linked_bytes: how much of it was shared with the checkpoint before.
     """
 
     folder: Path
     parts: tuple[Part, ...] = ()
     resting: frozenset[str] = frozenset()
-    restless: frozenset[str] = frozenset()
+    restless: Mapping[str, int] = field(default_factory=dict)
     linked_bytes: int = 0
 
     def moved_to(self, folder: Path) -> Written:
@@ -94,7 +99,7 @@ class Plan:
     settled: tuple[str, ...] = ()
     moving: tuple[str, ...] = ()
     odd: tuple[str, ...] = ()
-    restless: frozenset[str] = field(default_factory=frozenset)
+    restless: Mapping[str, int] = field(default_factory=dict)
 
 
 def plan(
@@ -109,7 +114,7 @@ def plan(
     """
     odd = [key for key, value in tensors.items() if not shards.is_plain(value)]
     rest = dict.fromkeys(key for key in tensors if key not in set(odd))
-    restless = set() if before is None else set(before.restless)
+    restless = {} if before is None else dict(before.restless)
     linked = []
     settled_before = [] if before is None else [p for p in before.parts if p.settled]
     for part in settled_before:
@@ -119,16 +124,18 @@ def plan(
             for key in keys:
                 rest.pop(key)
         else:
-            restless |= {key for key in keys if not _stays(tensors, key, keys[key])}
+            moved = [key for key in keys if not _stays(tensors, key, keys[key])]
+            restless.update(dict.fromkeys(moved, 0))
     resting = set(frozen) | (set() if before is None else before.resting)
-    quiet = [key for key in rest if key in resting and key not in restless]
+    quiet = [
+        key for key in rest if key in resting and restless.get(key, _CALM) >= _CALM
+    ]
     if sum(shards.size_of(tensors[key]) for key in quiet) < SMALLEST:
         quiet = []
     still = set(quiet)
     moving = [key for key in rest if key not in still]
-    return Plan(
-        tuple(linked), tuple(quiet), tuple(moving), tuple(odd), frozenset(restless)
-    )
+    restless = {key: count for key, count in restless.items() if key not in still}
+    return Plan(tuple(linked), tuple(quiet), tuple(moving), tuple(odd), restless)
 
 
 def stamp_of(path: Path) -> Stamp:
@@ -169,6 +176,16 @@ def resting(before: Written | None, now: Mapping[str, Extent]) -> frozenset[str]
         for key, extent in now.items()
         if key in old and (old[key].crc, old[key].size) == (extent.crc, extent.size)
     )
+
+
+def calmed(restless: Mapping[str, int], resting: Collection[str]) -> dict[str, int]:
+    """Count one more checkpoint for what is restless, from 0 again for what has moved.
+
+    Args:
+        restless: as in `Written`.
+        resting: what is the same as in the checkpoint before.
+    """
+    return {key: count + 1 if key in resting else 0 for key, count in restless.items()}
 
 
 def _is_same(tensors: Mapping[str, Any], shard: Shard) -> bool:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from persist_callbacks.storage import bundle, durable
+from persist_callbacks.storage import bundle, durable, sharing
 
 LARGE, SMALL = 300_000, 10_000
 
@@ -79,7 +79,7 @@ def test_what_comes_to_rest_is_found_out(tmp_path: Path):
 
 @pytest.mark.parametrize("at", [0, LARGE - 1])
 def test_the_smallest_change_counts(at, tmp_path: Path):
-    """One bit of one weight; the tensor is not trusted again, the others are."""
+    """One bit of one weight; the tensor is not trusted at once, the others are."""
     one, _ = save(tmp_path / "one", values(), None, FROZEN)
     changed = np.array(values()["backbone/a"])
     changed.view("uint32")[at] ^= 1
@@ -91,7 +91,23 @@ def test_the_smallest_change_counts(at, tmp_path: Path):
         require_whole(tmp_path / str(number), expected)
         shared.append(before.linked_bytes)
     assert shared == [0, 4 * LARGE, 4 * LARGE]
-    assert before.restless == {"backbone/a"}
+    assert before.restless == {"backbone/a": 2}
+
+
+def test_what_is_frozen_again_is_shared_again(tmp_path: Path):
+    """After some checkpoints in a row in which it has not moved, and no fewer."""
+    before, _ = save(tmp_path / "first", values(), None, FROZEN)
+    shared = []
+    for number in range(2 * sharing._CALM + 6):
+        # It moves twice: at once, and when it has nearly been trusted again.
+        moved = 1.0 if number < sharing._CALM else 2.0
+        tensors = values(**{"backbone/a": np.full(LARGE, moved, "float32")})
+        before, expected = save(tmp_path / str(number), tensors, before, FROZEN)
+        require_whole(tmp_path / str(number), expected)
+        shared.append(before.linked_bytes // (4 * LARGE))
+    calm = sharing._CALM
+    assert shared == [0] + [1] * (2 * calm + 1) + [2] * 4
+    assert before.restless == {}
 
 
 @pytest.mark.parametrize("change", ["touched", "gone", "no links"])
