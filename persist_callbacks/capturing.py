@@ -119,8 +119,18 @@ class Snapshot:
     def open(self) -> None:
         """Put the variables' values among the tensors."""
         taken, self.taken = self.taken, None
-        if taken is not None:
-            self.tensors.update(taken.open())
+        if taken is None:
+            return
+        values = taken.open()
+        self.tensors.update(values)
+        # A variable of unknown shape may have grown since it was looked at.
+        described = tuple(
+            info
+            if info.key not in values or tuple(values[info.key].shape) == info.shape
+            else dataclasses.replace(info, shape=tuple(values[info.key].shape))
+            for info in self.state.variables
+        )
+        self.state = dataclasses.replace(self.state, variables=described)
 
     @property
     def is_whole(self) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -76,6 +77,17 @@ class LiveVariable:
 
     info: VariableInfo
     variable: Any
+
+    def like(self, saved: VariableInfo) -> VariableInfo:
+        """Describe it as with a saved value, where one may be of any such shape.
+
+        Args:
+            saved: what would be assigned to it.
+        """
+        declared = self.variable.shape
+        if declared.is_fully_defined() or not declared.is_compatible_with(saved.shape):
+            return self.info
+        return dataclasses.replace(self.info, shape=saved.shape)
 
 
 def optimizers_of(model: Any) -> list[Any]:
@@ -240,7 +252,9 @@ def match(
     for role in roles:
         ours = [info for info in saved if info.role == role]
         theirs = [item for item in live if item.info.role == role]
-        unlike = differences(ours, [item.info for item in theirs])
+        described = [item.like(info) for info, item in zip(ours, theirs, strict=False)]
+        described += [item.info for item in theirs[len(ours) :]]
+        unlike = differences(ours, described)
         if not unlike:
             pairs += [(info.key, item) for info, item in zip(ours, theirs, strict=True)]
         elif role in _STRUCTURAL:
@@ -250,7 +264,9 @@ def match(
                 found=f"{len(ours)} with these differences: " + "; ".join(unlike),
                 advice=(
                     "Build and compile the model as when the checkpoint was made, or "
-                    "train into another directory."
+                    "train into another directory. What a callback of that fit had "
+                    "changed by then, such as layers that it unfroze, is to be done "
+                    "before fit now."
                 ),
             )
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import SimpleNamespace
 
 import keras
@@ -294,6 +295,22 @@ def wider():
     return model
 
 
+def test_a_variable_of_unknown_shape_takes_any_that_fits():
+    """As a memory that grows; what does not fit is left out, as before."""
+    memory = tf.Variable(np.zeros((1, 6), "float32"), shape=(None, 6))
+    info = variables.VariableInfo("other/memory", "other", (1, 6), "float32")
+    live = [variables.LiveVariable(info, memory)]
+    saved = dataclasses.replace(info, shape=(7, 6))
+    pairs, left_out = variables.match([saved], live, where="here")
+    assert left_out == []
+    variables.restore(pairs, {"other/memory": np.ones((7, 6), "float32")})
+    assert memory.read_value().shape == (7, 6)
+    pairs, left_out = variables.match(
+        [dataclasses.replace(info, shape=(7, 5))], live, where="here"
+    )
+    assert (pairs, len(left_out)) == ([], 1)
+
+
 def test_match_refuses_another_architecture():
     """Differences are listed by name, shape and dtype, the first five of them."""
     saved = variables.infos(collected(sequential()))
@@ -309,7 +326,8 @@ def test_match_refuses_another_architecture():
         "head/bias float32[2]; checkpoint has batch_normalization/moving_mean "
         "float32[3], model has nothing; and 4 more. "
         "Build and compile the model as when the checkpoint was made, or train into "
-        "another directory."
+        "another directory. What a callback of that fit had changed by then, such as "
+        "layers that it unfroze, is to be done before fit now."
     )
 
 
