@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from persist_callbacks import environment, tracing
+from persist_callbacks import environment, handing_over, tracing
 from persist_callbacks.answering import Answerer, OnNan, Poisoning
 from persist_callbacks.capturing import Boundary, Capturer, Snapshot
 from persist_callbacks.errors import (
@@ -266,6 +266,16 @@ class CheckpointedRun:
                 for doubt in self._fit.data.doubts():
                     self._say(f"If this run is resumed: {doubt}.")
             return
+        if handing_over.has_changed(self._model, self._options.path):
+            warnings.warn(
+                f"{self._options.path}: the model's weights have been changed since "
+                f"this process wrote {recovery.committed.record.name} there, and are "
+                "replaced by that checkpoint's, from which the run goes on. To train "
+                "on from the model's own, give another directory.",
+                PersistWarning,
+                stacklevel=2,
+            )
+        handing_over.forget(self._model, self._options.path)
         over = self._fit is not None and (
             self._first_epoch(recovery) >= self._loop.epochs
         )
@@ -503,6 +513,7 @@ class CheckpointedRun:
             self._size_known = True
             self._capturer.refresh()
             self._saver.expect(self._capturer.size)
+            self._tell_of_random_ops()
         self._held = None
 
         def take() -> Snapshot:
@@ -557,6 +568,18 @@ class CheckpointedRun:
             ),
             in_case=in_case,
         )
+
+    def _tell_of_random_ops(self) -> None:
+        """Say once, when the train function is traced, what no checkpoint can hold."""
+        drawing = self._loop.random_ops()
+        if drawing:
+            when = "If this run is resumed" if self.resume_point is None else "Resumed"
+            self._say(
+                f"{when}: a train step draws random numbers by ops whose place no "
+                f"checkpoint can hold ({', '.join(drawing)}), so that it draws others "
+                "than without a stop: draw by keras.random with a "
+                "keras.random.SeedGenerator, or by a tf.random.Generator."
+            )
 
     # -- validation -----------------------------------------------------------------
 
@@ -688,6 +711,7 @@ class CheckpointedRun:
                     f"end of epoch {self._epoch}, step {self._step}, and its weights "
                     f"are restored from {self.resume_point.path.name}."
                 )
+            handing_over.note(self._model, self._options.path)
             if self._saver.last is not None:
                 seconds, share = self._saver.overhead
                 self._say(
@@ -719,6 +743,8 @@ class CheckpointedRun:
             self._saver.abandon()
         self._progress.close()
         self._saver.close()
+        self._iterator = self._rewinder = self._validation = None
+        self._loop.let_go()
 
     def _detach(self) -> None:
         self._fit = None

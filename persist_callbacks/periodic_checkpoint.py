@@ -7,6 +7,7 @@ import os
 import re
 import weakref
 from collections.abc import Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Literal
 
@@ -147,6 +148,21 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 found=repr(directory),
                 advice='Give one, such as "runs/digits".',
             )
+        if "\0" in str(os.fspath(directory)):
+            raise ArgumentError(
+                "directory",
+                expected="a path without null characters",
+                found=repr(directory),
+                advice='Give one such as "runs/digits".',
+            )
+        if monitor is not None and not isinstance(monitor, str):
+            raise ArgumentError(
+                "monitor",
+                expected="the name of a value in Keras' logs, or None",
+                found=repr(monitor),
+                advice='Give one, such as "val_loss".',
+            )
+        _watchers(watchers)
         _one_of("mode", mode, ("auto", "min", "max"))
         _one_of("resume", resume, ("auto", "must", "never"))
         _one_of("on_error", on_error, ("warn", "raise"))
@@ -249,7 +265,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
 
 def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
-    if value not in allowed:
+    if not isinstance(value, (str, int)) or value not in allowed:
         choices = ", ".join(repr(choice) for choice in allowed)
         raise ArgumentError(
             name,
@@ -259,8 +275,24 @@ def _one_of(name: str, value: object, allowed: Sequence[object]) -> None:
         )
 
 
+def _watchers(value: object) -> None:
+    """Refuse what would fail in a watcher's thread, where nobody sees it."""
+    is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+    for each in value if is_list else [value]:  # type: ignore[attr-defined]
+        seconds = getattr(each, "seconds", None)
+        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        looks = is_number and callable(getattr(each, "notice", None))
+        if not is_list or not looks:
+            raise ArgumentError(
+                "watchers",
+                expected="a list of objects with seconds and notice()",
+                found=repr(value),
+                advice="Give some of persist_callbacks.watchers, such as [Ec2Spot()].",
+            )
+
+
 def _whole(name: str, value: Any, *, at_least: int) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < at_least:
+    if not isinstance(value, Integral) or isinstance(value, bool) or value < at_least:
         raise ArgumentError(
             name,
             expected=f"a whole number of {at_least} or more",

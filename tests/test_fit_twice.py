@@ -9,6 +9,7 @@ import tensorflow as tf
 
 from loops import Crash, CrashAt, data, outcome_of, sequential
 from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.errors import PersistWarning
 
 pytestmark = pytest.mark.usefixtures("deterministic", "synchronous")
 
@@ -129,3 +130,27 @@ def test_one_run_directory_for_two_fits(tmp_path, capsys):
     assert int(model.optimizer.iterations.numpy()) == FIRST
     assert fit(3).epoch == [0, 1, 2]
     assert int(model.optimizer.iterations.numpy()) == SECOND
+
+
+@pytest.mark.parametrize("epochs", [2, 3], ids=["nothing left", "goes on"])
+def test_weights_that_a_further_fit_replaces_are_warned_of(epochs, tmp_path):
+    """Nothing else would tell that training in between was in vain."""
+    keras.utils.set_random_seed(3)
+    run, model, fed = tmp_path / "run", sequential(), as_arrays()
+
+    def fit(epochs):
+        ours = PeriodicCheckpoint(run, verbose=0)
+        best = keras.callbacks.EarlyStopping(
+            "loss", patience=9, restore_best_weights=True
+        )
+        # What they put into the model at train end is this run's doing.
+        model.fit(**fed, epochs=epochs, verbose=0, callbacks=[ours, best])
+
+    fit(1)
+    fit(2)
+    left = model.get_weights()
+    model.set_weights([np.zeros_like(weight) for weight in left])
+    with pytest.warns(PersistWarning, match="changed since this process wrote ckpt-"):
+        fit(epochs)
+    assert any(weight.any() for weight in model.get_weights())
+    fit(4)

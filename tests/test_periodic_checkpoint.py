@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import textwrap
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 
 import keras
@@ -31,6 +33,7 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import THREAD_NAME
+from persist_callbacks.watchers import Ec2Spot
 
 
 def linear(**more):
@@ -102,6 +105,13 @@ class Scripted(keras.callbacks.Callback):
         ("data_state", "count", "one of 'auto', 'iterator', 'replay'"),
         ("verbose", 3, "one of 0, 1, 2"),
         ("save_on_signal", "SIGTERM", "one of True, False"),
+        ("mode", [1, 2], "one of 'auto', 'min', 'max'"),
+        ("monitor", 5, "the name of a value in Keras' logs, or None"),
+        ("monitor", ["loss"], "the name of a value in Keras' logs, or None"),
+        ("watchers", None, "a list of objects with seconds and notice()"),
+        ("watchers", "ec2", "a list of objects with seconds and notice()"),
+        ("watchers", [5], "a list of objects with seconds and notice()"),
+        ("watchers", Ec2Spot(), "a list of objects with seconds and notice()"),
     ],
 )
 def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):
@@ -112,6 +122,19 @@ def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):
         f"{argument}: expected {expected}, found {value!r}. "
     )
     assert not (tmp_path / "run").exists()
+
+
+def test_a_directory_that_no_system_takes_is_refused():
+    """Before fit, where the system would refuse it without saying what it was for."""
+    with pytest.raises(ArgumentError, match=r"^directory: .* null"):
+        PeriodicCheckpoint("runs\0digits")
+
+
+def test_numpy_integers_are_whole_numbers(tmp_path):
+    """As whoever computes an argument may give them."""
+    given = ours(tmp_path / "run", every_steps=np.int64(5), keep_last=np.int64(2))
+    fit(linear(), given)
+    assert kept_steps(tmp_path / "run") == [10, 14]
 
 
 @pytest.mark.parametrize(
@@ -503,6 +526,44 @@ def test_two_fits_on_one_directory(tmp_path):
     # The model is not spoilt, nor the directory once the other process is gone.
     fit(model, ours(run))
     assert kept_steps(run) == [14]
+
+
+def test_draws_that_no_checkpoint_can_hold_are_told_of(tmp_path, capsys):
+    """Once in each process, as soon as the train function is there."""
+
+    class Noisy(keras.layers.Layer):
+        def call(self, x, training=False):
+            return x + tf.random.normal([1]) if training else x
+
+    def train(*callbacks):
+        model = keras.Sequential(
+            [keras.Input((FEATURES,)), Noisy(), keras.layers.Dense(1)]
+        )
+        model.compile("sgd", "mse")
+        fit(model, *callbacks)
+
+    for when in ("If this run is resumed", "Resumed"):
+        with pytest.raises(Crash):
+            train(ours(tmp_path / "run", every_steps=3, verbose=1), CrashAt(7))
+        said = capsys.readouterr().out
+        assert said.count(f"{when}: a train step draws random numbers by ops") == 1
+        assert "(RandomStandardNormal)" in said
+    fit(linear(), ours(tmp_path / "other", verbose=1))
+    assert "a train step draws" not in capsys.readouterr().out
+
+
+def test_a_callback_that_is_kept_holds_no_data(tmp_path):
+    """An iterator may have large buffers."""
+    seen, kept = [], ours(tmp_path / "run")
+    look = keras.callbacks.LambdaCallback(
+        on_train_batch_begin=lambda batch, logs: seen.append(kept._run._iterator)
+    )
+    fit(linear(), kept, look)
+    iterators = [weakref.ref(iterator) for iterator in seen if iterator is not None]
+    seen.clear()
+    gc.collect()
+    assert iterators
+    assert [iterator() for iterator in iterators] == [None] * len(iterators)
 
 
 def test_a_ceiling_that_holds_back_is_told_once(tmp_path, capsys):

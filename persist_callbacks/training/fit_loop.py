@@ -67,6 +67,7 @@ class FitLoop:
         self._list = callback_list
         self._model = model
         self._data = None if fit_locals is None else FitData.of(fit_locals)
+        self._drives_model = self._data is not None
         # A list of callbacks that the user has made need not know of them.
         self._epochs: int | None = (fit_locals or {}).get("epochs")
         # What fit was called with; a user's own loop tells nothing.
@@ -94,7 +95,7 @@ class FitLoop:
     @property
     def drives_model(self) -> bool:
         """Whether ``Model.fit`` runs this loop, rather than code of the user's."""
-        return self._data is not None
+        return self._drives_model
 
     @property
     def data(self) -> FitData:
@@ -222,6 +223,31 @@ class FitLoop:
                 outer = outer.run
         self._wrapped = None
 
+    def random_ops(self) -> list[str]:
+        """List the ops by which the train function draws, if it is traced, at random.
+
+        Those that keep their place themselves, in the kernel, where nobody can read it:
+        what Keras draws goes through seeds in variables. An op of the first kind has
+        both parts of its seed as attributes.
+        """
+        function: Any = None if self._wrapped is None else self._wrapped.run
+        while isinstance(function, _Wrapped):
+            function = function.run
+        found: set[str] = set()
+        for concrete in _traced(function):
+            definition = concrete.graph.as_graph_def()
+            nodes = [*definition.node]
+            for inner in definition.library.function:
+                nodes += inner.node_def
+            found |= {
+                node.op for node in nodes if {"seed", "seed2"} <= set(node.attr.keys())
+            }
+        return sorted(found)
+
+    def let_go(self) -> None:
+        """Hold on to fit's data no longer: buffers of its iterator may be large."""
+        self._data = None
+
     def mute_batches_before(self, batch: int) -> None:
         """Keep batch hooks from callbacks while batches that are done pass by.
 
@@ -263,6 +289,30 @@ class _Wrapped:
 
     def __call__(self, iterator: Any) -> Logs:
         return self.step(self.run, iterator)
+
+
+def _traced(function: Any) -> list[Any]:
+    """List what TensorFlow has traced of a function or of those in its closure.
+
+    Keras' train function is a plain one around a ``tf.function``. What runs eagerly has
+    none, and draws from a generator that is saved.
+    """
+    waiting, seen, found = [function], {id(function)}, []
+    while waiting:
+        current = waiting.pop()
+        if isinstance(current, tf.types.experimental.PolymorphicFunction):
+            found += current._list_all_concrete_functions()
+            continue
+        for cell in getattr(current, "__closure__", None) or ():
+            try:
+                inner = cell.cell_contents
+            except ValueError:
+                # It is not filled yet.
+                continue
+            if callable(inner) and id(inner) not in seen:
+                seen.add(id(inner))
+                waiting.append(inner)
+    return found
 
 
 def remove_stale_wrappers(model: Any) -> None:

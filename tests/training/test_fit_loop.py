@@ -305,6 +305,46 @@ def test_wrappers_come_off_in_either_order(inner_first):
     assert model.train_function is original
 
 
+class Noisy(keras.Model):
+    """Draws in its train step, by whatever way it is given."""
+
+    def __init__(self, draw):
+        super().__init__()
+        self.inner, self.draw = keras.layers.Dense(1), draw
+
+    def call(self, x, training=False):
+        return self.inner(x) + (self.draw(tf.shape(x)) if training else 0.0)
+
+
+@pytest.mark.parametrize("jit", [False, True])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [("op", ["RandomStandardNormal"]), ("keras", []), ("generator", [])],
+)
+def test_list_all_concrete_functions_tells_of_random_ops(kind, expected, jit):
+    """Of a train function that is traced, and of what it calls."""
+    seed, generator = keras.random.SeedGenerator(1), tf.random.Generator.from_seed(1)
+    draw = {
+        "op": lambda shape: tf.random.normal([1]),
+        "keras": lambda shape: keras.random.normal((1,), seed=seed),
+        "generator": lambda shape: generator.normal([1]),
+    }[kind]
+    if jit and kind == "generator":
+        pytest.skip("XLA takes no generator's algorithm that is chosen by the device")
+    model, found = Noisy(draw), []
+    model.compile("sgd", "mse", jit_compile=jit)
+
+    def begin(callback):
+        loop = FitLoop.around(callback)
+        loop.wrap_train_function(lambda run, iterator: run(iterator))
+        found.append(loop)
+
+    fit(model, At(on_train_begin=begin))
+    assert found[0].random_ops() == expected
+    found[0].unwrap_train_function()
+    assert found[0].random_ops() == []
+
+
 def test_stale_wrappers_are_removed():
     """Those that fits which died have left, however many there are."""
     model = linear()

@@ -1,0 +1,62 @@
+"""What weights a run has left a model with, to tell when they have been changed since.
+
+A further `fit` into the same directory goes on with what the checkpoint holds. In the
+process that wrote it the model may have got other weights meanwhile, of another model's
+training, say; they would be gone without a word.
+"""
+
+from __future__ import annotations
+
+import weakref
+from pathlib import Path
+from typing import Any
+
+from persist_callbacks.storage import shards
+
+# By the model's identity, as a user's class need not be hashable; and of each, by the
+# run directory that it was trained into.
+_LEFT: dict[int, tuple[weakref.ref[Any], dict[Path, str]]] = {}
+
+
+def note(model: Any, run: Path) -> None:
+    """Take note of the weights that a run ends with; reads all of them.
+
+    Args:
+        model: the Keras model, after all callbacks' train end.
+        run: the run directory.
+    """
+    number = id(model)
+    if _of(model) is None:
+        gone = weakref.ref(model, lambda _: _LEFT.pop(number, None))
+        _LEFT[number] = gone, {}
+    _LEFT[number][1][run] = _digest(model)
+
+
+def has_changed(model: Any, run: Path) -> bool:
+    """Whether weights differ from those that this process's last run left there.
+
+    Args:
+        model: the Keras model.
+        run: the run directory.
+
+    Returns:
+        False too where no such run of this model has ended by itself.
+    """
+    left = (_of(model) or {}).get(run)
+    return left is not None and left != _digest(model)
+
+
+def forget(model: Any, run: Path) -> None:
+    """Forget what a run has left, as another goes on with it."""
+    (_of(model) or {}).pop(run, None)
+
+
+def _of(model: Any) -> dict[Path, str] | None:
+    known, left = _LEFT.get(id(model), (None, None))
+    return left if known is not None and known() is model else None
+
+
+def _digest(model: Any) -> str:
+    # Not seeds and metrics, which an evaluation moves.
+    values = (weight.numpy() for weight in model.weights)
+    return shards.digest_of(value for value in values if shards.is_plain(value))
