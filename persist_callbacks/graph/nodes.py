@@ -232,6 +232,15 @@ def has_plain_window(node: Any) -> bool:
     return set(dilations) <= {1} and node.attr["padding"].s in (b"SAME", b"VALID")
 
 
+def has_channels_last(node: Any) -> bool:
+    """Whether an op on pictures takes them as NHWC, as it does unless it says else.
+
+    Args:
+        node: a NodeDef.
+    """
+    return "data_format" not in node.attr or node.attr["data_format"].s == b"NHWC"
+
+
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield each function that a node calls: attribute and its NameAttrList."""
     for attribute in sorted(node.attr):

@@ -1,0 +1,284 @@
+"""Ops that a runtime has, with numbers or in uses that it has them not for.
+
+Each is a graph of a few nodes, which the runtime refuses, or computes otherwise.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_runtimes import CLIENTS, NAMES, interpreter_of
+
+from persist_callbacks.graph.runtimes import judge
+
+raw = tf.raw_ops
+WINDOW = np.ones((3, 3, 3, 3))
+PICTURES, ROWS = (2, 8, 8, 3), (2, 4)
+
+
+class Case(NamedTuple):
+    """A graph for a runtime, and how it is fed."""
+
+    runtime: str
+    build: Callable[[Any], Any]
+    op: str
+    reason: str
+    shape: tuple[int, ...] = ROWS
+    dtype: tf.DType = tf.float32
+
+
+def in_bfloat16(build: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda x: tf.cast(build(tf.cast(x, tf.bfloat16)), tf.float32)
+
+
+def product_of_int8(x: Any) -> Any:
+    whole = tf.cast(x * 12.0, tf.int8)
+    other = np.full((4, 4), 100, np.int8)
+    made = raw.BatchMatMulV3(x=whole[None], y=other[None], Tout=tf.int32)
+    return tf.cast(made, tf.float32)
+
+
+def cropped(x: Any, *edges: float) -> Any:
+    return tf.image.crop_and_resize(x, [edges], [0], (4, 4))
+
+
+def looped(x: Any) -> Any:
+    """An LSTM's loop, as tf2onnx knows it, in float64."""
+    ran = tf.while_loop(
+        lambda i, _: i < 3, lambda i, h: (i + 1, tf.sigmoid(h)), (0, x), name="loop"
+    )
+    return ran[1]
+
+
+def sigmoid_in_a_loop(x: Any) -> Any:
+    return in_bfloat16(lambda y: looped(y))(x)
+
+
+REFUSED = {
+    "product_in_more_bits": Case(
+        "openvino", product_of_int8, "BatchMatMulV3", "more bits"
+    ),
+    "bfloat16_in_openvino": Case(
+        "openvino",
+        in_bfloat16(lambda x: x * tf.constant(1.5, tf.bfloat16)),
+        "Const",
+        "bfloat16",
+    ),
+    "output_of_bfloat16": Case(
+        "openvino", lambda x: tf.cast(x, tf.bfloat16), "Cast", "an output of bfloat16"
+    ),
+    "complex_in_openvino": Case(
+        "openvino", tf.signal.rfft, "RFFT", "an output of complex64"
+    ),
+    "complex_constant": Case(
+        "openvino",
+        lambda x: tf.math.real(tf.signal.rfft(x) * np.array([1, 2j, 3], np.complex64)),
+        "Const",
+        "complex",
+    ),
+    "complex_in_onnx": Case("onnxruntime", tf.signal.rfft, "RFFT", "complex"),
+    "bfloat16_in_onnx": Case(
+        "onnxruntime",
+        in_bfloat16(lambda x: tf.matmul(x, tf.constant(np.eye(4), tf.bfloat16))),
+        "MatMul",
+        "bfloat16",
+    ),
+    "convolution_of_float64": Case(
+        "onnxruntime",
+        lambda x: tf.nn.conv2d(x, WINDOW, 1, "SAME"),
+        "Conv2D",
+        "float64",
+        PICTURES,
+        tf.float64,
+    ),
+    "pool_of_float64": Case(
+        "onnxruntime",
+        lambda x: tf.nn.avg_pool2d(x, 2, 2, "SAME"),
+        "AvgPool",
+        "float64",
+        PICTURES,
+        tf.float64,
+    ),
+    "mean_of_float64": Case(
+        "onnxruntime",
+        lambda x: tf.reduce_mean(x, -1, keepdims=True),
+        "Mean",
+        "float64",
+        (2, 5, 3),
+        tf.float64,
+    ),
+    "erf_of_float64": Case(
+        "onnxruntime", tf.math.erf, "Erf", "float64", ROWS, tf.float64
+    ),
+    "one_hot_of_bool": Case(
+        "onnxruntime",
+        lambda x: tf.one_hot(x, 5, on_value=True, off_value=False),
+        "OneHot",
+        "bool",
+        ROWS,
+        tf.int32,
+    ),
+    "hashes": Case(
+        "onnxruntime",
+        lambda x: tf.strings.to_hash_bucket_fast(tf.as_string(x), 5),
+        "StringToHashBucketFast",
+        "extensions",
+    ),
+    "saturation": Case(
+        "onnxruntime",
+        lambda x: tf.image.adjust_saturation(x, 1.3),
+        "AdjustSaturation",
+        "otherwise",
+        PICTURES,
+    ),
+    "box_to_the_edge": Case(
+        "onnxruntime",
+        lambda x: cropped(x, 0.1, 0.2, 0.9, 1.0),
+        "CropAndResize",
+        "edge",
+        PICTURES,
+    ),
+    "einsum_of_float16": Case(
+        "tensorflow",
+        lambda x: raw.Einsum(inputs=[x, x], equation="ab,cb->ac"),
+        "Einsum",
+        "float16",
+        ROWS,
+        tf.float16,
+    ),
+    "sigmoid_of_bfloat16_in_a_loop": Case(
+        "tensorflow", sigmoid_in_a_loop, "Sigmoid", "in a function"
+    ),
+    "one_of_each_row": Case(
+        "tensorflow",
+        lambda x: raw.GatherV2(
+            params=x, indices=tf.argmax(x, 1), axis=np.int32(1), batch_dims=1
+        ),
+        "GatherV2",
+        "one of each row",
+    ),
+}
+READ = {
+    "box_within": Case(
+        "onnxruntime", lambda x: cropped(x, 0.1, 0.2, 0.7, 0.8), "", "", PICTURES
+    ),
+    "largest_of_float64": Case(
+        "onnxruntime",
+        lambda x: tf.nn.max_pool2d(x, 2, 2, "SAME"),
+        "",
+        "",
+        PICTURES,
+        tf.float64,
+    ),
+    "mean_of_pictures_of_float64": Case(
+        "onnxruntime",
+        lambda x: tf.reduce_mean(x, [1, 2], keepdims=True),
+        "",
+        "",
+        PICTURES,
+        tf.float64,
+    ),
+    "several_of_bfloat16": Case(
+        "openvino",
+        in_bfloat16(lambda x: tf.matmul(x, tf.constant(np.eye(4), tf.bfloat16))),
+        "",
+        "",
+    ),
+    "sigmoid_of_bfloat16": Case("tensorflow", in_bfloat16(tf.sigmoid), "", ""),
+    "several_of_each_row": Case(
+        "tensorflow",
+        lambda x: tf.gather(x, tf.cast(x > 0.5, tf.int32), batch_dims=1, axis=1),
+        "",
+        "",
+    ),
+    "float64_in_openvino": Case(
+        "openvino",
+        lambda x: tf.nn.conv2d(x, WINDOW, 1, "SAME"),
+        "",
+        "",
+        PICTURES,
+        tf.float64,
+    ),
+}
+
+
+def graph_of(case: Case) -> Any:
+    """The graph of a case."""
+    graph = tf.Graph()
+    with graph.as_default():
+        shape = [None, *case.shape[1:]]
+        x = tf.compat.v1.placeholder(case.dtype, shape, name="x")
+        made = case.build(x)
+        made.op._set_attr("_y", tf.compat.v1.AttrValue(b=True))
+    graph_def = graph.as_graph_def()
+    (output,) = (node for node in graph_def.node if "_y" in node.attr)
+    output.name = "y"
+    newer = {"grad_x", "grad_y", "explicit_paddings", "bad_indices_policy"}
+    for node in [*graph_def.node, *_of_functions(graph_def)]:
+        for key in [key for key in node.attr if key in newer or key.startswith("_")]:
+            del node.attr[key]
+    return graph_def
+
+
+def _of_functions(graph_def: Any) -> list[Any]:
+    return [node for each in graph_def.library.function for node in each.node_def]
+
+
+def said_of(case: Case) -> dict[str, str]:
+    """Why a runtime does not read a graph, by op."""
+    verdicts = {each.runtime: each.obstacles for each in judge(graph_of(case))}
+    return {each.op: each.reason for each in verdicts[NAMES[case.runtime]]}
+
+
+def is_given(case: Case, folder: Path) -> bool:
+    """Whether the runtime gives TensorFlow's numbers."""
+    interpreter = interpreter_of(case.runtime)
+    graph_def = graph_of(case)
+    (folder / "model.pb").write_bytes(graph_def.SerializeToString())
+    numbers = np.random.default_rng(0).uniform(0, 1, case.shape)
+    fed = (numbers * (1 if case.dtype.is_floating else 5)).astype(
+        case.dtype.as_numpy_dtype
+    )
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        tf.import_graph_def(graph_def, name="")
+        live = session.run("y:0", {"x:0": fed})
+    np.savez(folder / "in.npz", x=fed)
+    files = [folder / name for name in ("model.pb", "in.npz", "out.npz")]
+    done = subprocess.run(
+        [interpreter, CLIENTS / "run_pb.py", case.runtime, *files, "y"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    if done.returncode != 0:
+        return False
+    with np.load(folder / "out.npz") as found:
+        array = found["y"]
+    live = live.astype(np.float32) if live.dtype == tf.bfloat16 else live
+    return array.shape == live.shape and np.allclose(array, live, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_stands_in_the_way(name: str) -> None:
+    """Its op is named, with the reason."""
+    case = REFUSED[name]
+    said = said_of(case)
+    assert case.reason in said.get(case.op, ""), said
+
+
+@pytest.mark.parametrize("name", READ)
+def test_what_loads(name: str) -> None:
+    """Nothing stands in the way of what differs little from what is refused."""
+    assert said_of(READ[name]) == {}
+
+
+@pytest.mark.parametrize("name", [*REFUSED, *READ])
+def test_what_it_gives(name: str, tmp_path: Path) -> None:
+    """The runtime gives the numbers where it is said to, and nowhere else."""
+    assert is_given((REFUSED | READ)[name], tmp_path) == (name in READ)
