@@ -22,6 +22,7 @@ from persist_callbacks.errors import (
     ArgumentError,
     DirectoryNotWritable,
     InputMismatch,
+    PersistWarning,
     UnsupportedGraph,
     VerificationFailed,
 )
@@ -316,6 +317,27 @@ def test_a_graph_that_differs_from_the_model(verify, tmp_path):
         assert load_frozen_graph(path).signature.comparison is None
 
 
+def test_seeds_that_are_drawn_for_nothing(tmp_path):
+    """A layer that does nothing at inference is exported, and draws as without us."""
+    x, y = data()
+
+    def train(*callbacks):
+        keras.utils.set_random_seed(2)
+        pictures = keras.Input((2, 1, 3), name="pictures")
+        drawn = keras.layers.RandomHue(0.5, value_range=(-3, 3), seed=1)(pictures)
+        flat = keras.layers.Flatten()(drawn)
+        model = keras.Model(pictures, keras.layers.Dense(CLASSES)(flat))
+        model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+        shaped = x.reshape(-1, 2, 1, 3)
+        model.fit(shaped, y, batch_size=25, epochs=2, verbose=0, callbacks=callbacks)
+        return [variable.numpy() for variable in model.variables]
+
+    path = tmp_path / "model.pb"
+    for one, other in zip(train(FrozenGraphExport(path)), train(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert load_frozen_graph(path).signature.comparison is not None
+
+
 def test_random_numbers_at_inference(tmp_path):
     """A layer that draws them anew each time cannot be exported: said before step 1."""
 
@@ -372,6 +394,41 @@ def test_sample(kind, tmp_path):
     path = tmp_path / "model.pb"
     fit(model, FrozenGraphExport(path, sample=sample, **options))
     assert load_frozen_graph(path).signature.comparison is not None
+
+
+class Deep(keras.Model):
+    """Takes inputs within inputs, and does not know them before it is called."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(2), keras.layers.Dense(2)
+
+    def call(self, inputs, training=False):
+        return self.first(inputs["b"]["c"]) - self.second(inputs["a"][1])
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_sample_of_inputs_within_inputs(known, tmp_path):
+    """Each array is handed to the input that stands at its place."""
+    sample = {
+        "b": {"c": np.ones((2, 3), "float32")},
+        "a": [np.zeros((2, 5), "float32"), np.ones((2, 4), "float32")],
+    }
+    model = Deep()
+    if known:
+        inputs = keras.tree.map_structure(lambda x: keras.Input(x.shape[1:]), sample)
+        model = keras.Model(inputs, model(inputs))
+    model(sample)
+    export = FrozenGraphExport(tmp_path / "model.pb", sample=sample)
+    export.set_model(model)
+    frozen = export.export()
+    assert frozen.signature.comparison is not None
+    assert [info.shape[1] for info in frozen.inputs] == [5, 4, 3]
+    other = FrozenGraphExport(tmp_path / "model.pb", sample={"b": sample["b"]})
+    other.set_model(model)
+    if known:
+        with pytest.raises(InputMismatch, match="expected each of these once"):
+            other.export()
 
 
 def test_sample_that_the_model_does_not_take(tmp_path):
@@ -530,6 +587,31 @@ def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
         return
     for arrays in seen:
         np.testing.assert_array_equal(arrays, x[:8])
+
+
+@pytest.mark.parametrize("in_fit", [False, True])
+def test_as_many_rows_as_channels(in_fit, tmp_path):
+    """Keras adds one number a row as a bias then; the PB is right, and is written."""
+    pictures = keras.Input((3, 2, 3), name="pictures")
+    channels = 8 if in_fit else 4
+    y = keras.layers.Conv2D(channels, 3, padding="same")(pictures)
+    gate = keras.layers.Conv2D(1, 1)(keras.layers.GlobalMaxPooling2D(keepdims=True)(y))
+    model = keras.Model(pictures, keras.layers.Conv2D(2, 3, padding="same")(y + gate))
+    model.compile("sgd", "mse")
+    path = tmp_path / "model.pb"
+    export = FrozenGraphExport(path)
+    x = np.random.default_rng(0).standard_normal((18, 3, 2, 3)).astype("float32")
+    export.set_model(model)
+
+    def write():
+        if in_fit:
+            model.fit(x, np.zeros((18, 3, 2, 2)), verbose=0, callbacks=[export])
+        else:
+            export.export()
+
+    with pytest.warns(PersistWarning, match=f"and not for {channels}: a layer takes"):
+        write()
+    assert_same(load_frozen_graph(path), model, x)
 
 
 def test_a_layer_that_is_otherwise_in_predict(tmp_path):

@@ -219,7 +219,7 @@ def _candidates(graph: InferenceGraph) -> str:
 def _rewritten(graph: InferenceGraph, wanted: Sequence[str]) -> Rewriter:
     """Rewrite what the outputs need; the constants have no values yet."""
     rewriter = Rewriter(graph)
-    needed = in_order(without_order(graph.graph_def.node), wanted)
+    needed = in_order(without_order(graph.graph_def, wanted), wanted)
     refuse_pipelines(needed)
     rewriter.rewrite(needed)
     return rewriter

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -24,19 +24,23 @@ _NO_CHANGE = re.compile(
     r"|IsVariableInitialized|ResourceGather(Nd)?|VariableShape|TensorArray\w*"
     r"|\w*HashTable(V2)?|LookupTable(Find|Size)(V2)?|PartitionedCall"
 )
+_ASSIGNS = re.compile(r"Assign\w*VariableOp")
 # The frames and branches that something is in, the innermost last.
 _Place = tuple[str, ...]
 
 
-def without_order(nodes: Iterable[Any]) -> list[Any]:
+def without_order(graph_def: Any, wanted: Sequence[str]) -> list[Any]:
     """Return nodes that wait for nothing, and so need nothing of what is only checked.
 
-    What waits for a change of a variable or the like does so still, to be refused.
+    What waits for a change of a variable or the like does so still, to be refused,
+    unless nothing that is wanted is computed of that variable: a layer may draw a seed
+    and make no use of it.
 
     Args:
-        nodes: a graph's NodeDefs; not changed.
+        graph_def: a GraphDef; not changed.
+        wanted: names of nodes.
     """
-    nodes = list(nodes)
+    nodes = list(graph_def.node)
     if not any(node.input and node.input[-1].startswith("^") for node in nodes):
         return nodes
     by_name = {node.name: node for node in nodes}
@@ -44,7 +48,7 @@ def without_order(nodes: Iterable[Any]) -> list[Any]:
     places: dict[tuple[str, int], _Place] = {}
     if any(node.op in nd.OLD_CONTROL_FLOW for node in nodes):
         places = _places(ordered)
-    changed = _after_changes(ordered)
+    changed = _after_changes(ordered, _changes_of_no_use(graph_def, wanted))
     kept = []
     for node in nodes:
         data = [ref for ref in node.input if not ref.startswith("^")]
@@ -66,12 +70,58 @@ def without_order(nodes: Iterable[Any]) -> list[Any]:
     return kept
 
 
-def _after_changes(ordered: list[Any]) -> set[str]:
+def changed_variables(graph_def: Any) -> set[str]:
+    """Return the checkpoint keys of the variables that a graph itself assigns to.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    return set(_assignments(graph_def).values())
+
+
+def _assignments(graph_def: Any) -> dict[str, str]:
+    """Return each assignment to a variable of the graph, and that one's key."""
+    variables = {node.name: node for node in graph_def.node if node.op == "VarHandleOp"}
+    return {
+        node.name: nd.variable_key(variables[node.input[0]])
+        for node in graph_def.node
+        if _ASSIGNS.fullmatch(node.op) and node.input[0] in variables
+    }
+
+
+def _changes_of_no_use(graph_def: Any, wanted: Sequence[str]) -> set[str]:
+    """Return the assignments to variables of which nothing wanted is computed."""
+    assignments = _assignments(graph_def)
+    if not assignments:
+        return set()
+    by_name = {node.name: node for node in graph_def.node}
+    reached: set[str] = set()
+    waiting = list(wanted)
+    while waiting:
+        name = waiting.pop()
+        if name in by_name and name not in reached:
+            reached.add(name)
+            references = by_name[name].input
+            waiting.extend(nd.split(r)[0] for r in references if r[0] != "^")
+    # A function may name a variable itself.
+    inner = (
+        node for function in graph_def.library.function for node in function.node_def
+    )
+    used = {
+        nd.variable_key(node)
+        for node in [*(by_name[name] for name in reached), *inner]
+        if node.op == "VarHandleOp"
+    }
+    return {name for name, key in assignments.items() if key not in used}
+
+
+def _after_changes(ordered: list[Any], passed_over: Collection[str]) -> set[str]:
     """Return the nodes that change some state, and those that come after them."""
     found: set[str] = set()
     for node in ordered:
         sources = {nd.split(reference)[0] for reference in node.input}
-        if _changes(node.op) or sources & found:
+        changes = _changes(node.op) and node.name not in passed_over
+        if changes or sources & found:
             found.add(node.name)
     return found
 

@@ -216,6 +216,75 @@ def test_debug_ops_are_dropped() -> None:
     }
 
 
+def test_a_change_of_what_no_output_reads_is_left_out() -> None:
+    """A seed that is drawn for nothing, and what the next draw waits for."""
+    w, seed = tf.Variable(2.0), tf.Variable(1.0)
+
+    def drawn(x: Any) -> Any:
+        seed.assign(seed + 1.0)
+        seed.assign_add(seed)
+        return x * w
+
+    graph = capture(drawn, X, w=w, seed=seed)
+    assert [n.op for n in graph.graph_def.node if "Assign" in n.op] != []
+    frozen = freeze(graph, {"w": np.float32(2.0)})
+    assert {node.op for node in frozen.node} == {
+        "Placeholder",
+        "Const",
+        "Identity",
+        "Mul",
+    }
+
+
+def read_before(x: Any, memory: Any, w: Any) -> Any:
+    found = x * w + memory
+    memory.assign(memory + 1.0)
+    return found
+
+
+def read_after(x: Any, memory: Any, w: Any) -> Any:
+    memory.assign(w + 1.0)
+    return x + memory
+
+
+def read_by_a_branch(x: Any, memory: Any, w: Any) -> Any:
+    found = tf.cond(tf.reduce_sum(x) > 0, lambda: x + memory, lambda: x)
+    memory.assign(w)
+    return found
+
+
+def added_up(x: Any, memory: Any, w: Any) -> Any:
+    return x + w * memory.assign_add(1.0)
+
+
+@pytest.mark.parametrize("use", [read_before, read_after, read_by_a_branch, added_up])
+def test_a_change_of_what_an_output_reads_is_refused(use: Any) -> None:
+    """In this run or in the next, whether it is read directly or by a function."""
+    memory, w = tf.Variable(2.0), tf.Variable(2.0)
+    graph = capture(lambda x: use(x, memory, w), X, w=w, memory=memory)
+    with pytest.raises(UnsupportedGraph, match=r"Assign.*inference changes"):
+        check_freezable(graph)
+
+
+def test_a_change_of_what_is_named_in_a_function_is_refused() -> None:
+    """There a variable may be found by its name, and be no argument."""
+    seed, w = tf.Variable(1.0), tf.Variable(1.0)
+
+    def drawn(x: Any) -> Any:
+        seed.assign(w)
+        return tf.cond(tf.reduce_sum(x) > 0, lambda: x * w, lambda: x)
+
+    graph = capture(drawn, X, w=w, seed=seed)
+    check_freezable(graph)
+    for function in graph.graph_def.library.function:
+        made = nd.make_node("VarHandleOp", "inner", dtype=tf.float32)
+        made.attr["shape"].shape.SetInParent()
+        made.attr["shared_name"].s = b"seed"
+        function.node_def.append(made)
+    with pytest.raises(UnsupportedGraph, match=r"Assign.*inference changes"):
+        check_freezable(graph)
+
+
 def test_assignment_in_a_loop_is_refused() -> None:
     """An assignment is found in a loop's body too, and named with its function."""
     counter = tf.Variable(0.0)
