@@ -99,8 +99,8 @@ def transposed_convolution_sizes(graph_def: Any) -> Any:
     It wants its whole output's shape. OpenCV takes a constant, or one way to compute it
     for each padding: the input's height and width times the strides, and for "VALID"
     what a filter sticks out besides. Where it does not stick out both are the same. A
-    filter that is smaller than the strides, of which ONNX' converter makes a negative
-    padding, is filled up with zeros.
+    filter that does not reach the output's end, of which ONNX' converter makes a
+    negative padding, is filled up with zeros.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -173,17 +173,20 @@ def _facts(
 
 
 def _filled(node: Any, facts: _Facts, filters: Any, writer: Writer) -> _Facts:
-    """Give a node a filter that is nowhere smaller than the strides."""
+    """Give a node a filter that reaches its output's end, by zeros at its own end."""
+    more, over = facts.more(), facts.over()
+    valid = node.attr["padding"].s == b"VALID"
+    # The output begins where the first filter does, unless rows of that are cut off.
     short = [
-        more == 0 and over is not None and over < 0
-        for more, over in zip(facts.more(), facts.over(), strict=True)
+        one is not None and other is not None and one > other and (valid or one == 0)
+        for one, other in zip(more, over, strict=True)
     ]
     if not any(short) or filters.op != "Const" or not nd.has_plain_window(node):
         return facts
     kernel = [
-        stride if is_short else size
-        for is_short, size, stride in zip(
-            short, facts.kernel, facts.strides, strict=True
+        stride + (rest or 0) if is_short else size
+        for is_short, size, stride, rest in zip(
+            short, facts.kernel, facts.strides, more, strict=True
         )
     ]
     array = nd.constant_value(filters)

@@ -21,6 +21,8 @@ _MULTIPLIED = tuple(
     dtype.as_datatype_enum
     for dtype in (tf.float16, tf.bfloat16, tf.float32, tf.float64)
 )
+# What OpenVINO's reader makes several ops of, none of them by the name.
+_NAMELESS = ("TensorListStack", *nd.BRANCHES)
 # OpenCV's reader asks for these, be they at their defaults or not.
 _ASKED_FOR = {
     "ArgMax": ("output_type",),
@@ -48,7 +50,8 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
     takes what nothing reads for results: an op that others read too goes on to them,
     and the output is its product with one, which changes no number. So is an input that
     is an output, and of several outputs one that ends in a bias, which OpenCV joins
-    with what it is added to, under that one's name.
+    with what it is added to, under that one's name. Whole numbers and booleans are
+    reshaped to the shape that they have; OpenCV has no products of them.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -65,20 +68,28 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
     reads = nd.count_reads(body)
     renamed: dict[str, str] = {}
     multiplied = set()
+    reshaped: dict[str, str] = {}
     for output in identities:
         reference = nd.redirected(output, identities)
         source, port = nd.split(reference)
         maker = by_name[source]
         if maker.op == "Const" or (source in outputs and maker.op not in _FED):
             continue
-        can_be = by_name[output].attr["T"].type in _MULTIPLIED
+        dtype = tf.as_dtype(by_name[output].attr["T"].type)
         alone = port == 0 and reads[source] == 1 and maker.op not in _FED
-        if can_be and (
+        alone = alone and maker.op not in _NAMELESS
+        if dtype.as_datatype_enum in _MULTIPLIED and (
             not alone or (len(outputs) > 1 and _ends_in_bias(maker, by_name))
         ):
             multiplied.add(output)
         elif alone:
             renamed[source] = output
+        elif (dtype.is_integer or dtype.is_bool) and not (
+            # OpenVINO computes these as int32, and passes an input on as it is.
+            dtype.size > 4 and maker.op in _FED
+        ):
+            reshaped[output] = reference
+    sizes = _sizes_but_one(graph_def, reshaped)
     taken, replaced = set(by_name), set(renamed.values())
     result = nd.empty_like(graph_def)
     for node in body:
@@ -89,6 +100,13 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
             writer = Writer(node.name, taken)
             one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
             writer.add("Mul", "", node.input[0], one, T=dtype)
+            result.node.extend(writer.made)
+            continue
+        if node.name in sizes:
+            writer = Writer(node.name, taken)
+            shape = writer.constant("sizes", np.array(sizes[node.name], np.int32))
+            types = {"T": node.attr["T"], "Tshape": tf.int32}
+            writer.add("Reshape", "", node.input[0], shape, **types)
             result.node.extend(writer.made)
             continue
         node.name = renamed.get(node.name, node.name)
@@ -211,11 +229,39 @@ def erfc_to_erf(graph_def: Any) -> Any:
     return rewritten(graph_def, write)
 
 
+def cast_before_products(graph_def: Any) -> Any:
+    """Multiply in the type of the result, where the sides are of a narrower one.
+
+    Of a product of int8 that is int32, as Keras' quantized layers have it, TensorFlow
+    1.15 has no op, and OpenVINO computes each number in 8 bits. The weights stay int8.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.op != "BatchMatMulV3":
+            return
+        dtype = tf.as_dtype(node.attr["Tout"].type)
+        sides = []
+        for side, part in zip(node.input[:2], ("Ta", "Tb"), strict=True):
+            own = node.attr[part]
+            if own.type != dtype.as_datatype_enum:
+                types = {"SrcT": own, "DstT": dtype}
+                side = writer.add("Cast", f"cast_{part[1]}", side, **types)
+            sides.append(side)
+        turned = {key: node.attr[key] for key in ("adj_x", "adj_y") if key in node.attr}
+        writer.add("BatchMatMulV2", "", *sides, T=dtype, **turned)
+
+    return rewritten(graph_def, write)
+
+
 def split_grouped_convolutions(graph_def: Any) -> Any:
     """Make a convolution in groups a depthwise one, or one convolution for each group.
 
     TensorFlow computes them on a CPU with oneDNN or XLA only. Those whose filters are
-    no constants, or whose channels are not known, are left as they are.
+    no constants, or whose channels are not known, are left as they are. Each group gets
+    its part of a bias: OpenCV does not read one that comes after the groups are joined.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -224,23 +270,66 @@ def split_grouped_convolutions(graph_def: Any) -> Any:
     suspects = [
         node
         for node in graph_def.node
-        if node.op == "Conv2D" and nd.split(node.input[1])[0] in constants
+        if node.op == "Conv2D"
+        and nd.has_channels_last(node)
+        and nd.split(node.input[1])[0] in constants
     ]
     if not suspects:
         return graph_def
     shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
-    names = {node.name for node in suspects}
-
-    def write(node: Any, writer: Writer) -> None:
-        if node.name not in names:
-            return
+    grouped: dict[str, tuple[np.ndarray[Any, Any], int]] = {}
+    for node in suspects:
         filters = nd.constant_value(constants[nd.split(node.input[1])[0]])
         shape = shapes[node.input[0]]
         known = shape[3] if shape.rank == 4 else None
         if known is not None and known != filters.shape[2]:
-            _ungroup(node, filters, known // filters.shape[2], writer)
+            grouped[node.name] = filters, known // filters.shape[2]
+    by_name = {node.name: node for node in suspects}
+    reads = nd.count_reads(graph_def.node)
+    # By the node that adds it: the convolution that nothing else reads.
+    biased = {
+        node.name: by_name[node.input[0]]
+        for node in graph_def.node
+        if node.op == "BiasAdd"
+        and nd.has_channels_last(node)
+        and node.input[0] in grouped
+        and node.input[1] in constants
+        and reads[node.input[0]] == 1
+        and not _is_depthwise(by_name[node.input[0]], grouped[node.input[0]][0])
+    }
+    joined = {convolution.name for convolution in biased.values()}
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.name in joined:
+            writer.leave_out()
+        elif node.name in biased:
+            convolution = biased[node.name]
+            bias = nd.constant_value(constants[node.input[1]])
+            _ungroup(convolution, *grouped[convolution.name], writer, bias)
+        elif node.name in grouped:
+            _ungroup(node, *grouped[node.name], writer)
 
     return rewritten(graph_def, write)
+
+
+def _sizes_but_one(
+    graph_def: Any, references: Mapping[str, str]
+) -> dict[str, list[int]]:
+    """Return the sizes of tensors, -1 for one that is open; of no others."""
+    if not references:
+        return {}
+    shapes = inferred_shapes(graph_def, references.values())
+    known = {name: shapes[reference] for name, reference in references.items()}
+    sizes = {
+        name: [-1 if size is None else size for size in shape]
+        for name, shape in known.items()
+        if shape.rank
+    }
+    return {
+        name: each
+        for name, each in sizes.items()
+        if each.count(-1) < 2 and 0 not in each
+    }
 
 
 def _ends_in_bias(node: Any, by_name: Mapping[str, Any]) -> bool:
@@ -259,14 +348,23 @@ def _redirected(node: Any, redirect: Mapping[str, str]) -> Any:
     return made
 
 
-def _ungroup(
-    node: Any, filters: np.ndarray[Any, Any], groups: int, writer: Writer
-) -> None:
-    """Write the nodes in a grouped convolution's place."""
-    dtype = tf.as_dtype(node.attr["T"].type)
+def _is_depthwise(node: Any, filters: np.ndarray[Any, Any]) -> bool:
+    """Whether a grouped convolution is one of single channels, as the old op has it."""
     strides = list(node.attr["strides"].list.i)
     plain = strides[1] == strides[2] and nd.has_plain_window(node)
-    if filters.shape[2] == 1 and plain:
+    return filters.shape[2] == 1 and plain
+
+
+def _ungroup(
+    node: Any,
+    filters: np.ndarray[Any, Any],
+    groups: int,
+    writer: Writer,
+    bias: np.ndarray[Any, Any] | None = None,
+) -> None:
+    """Write the nodes in the place of a grouped convolution, or of it and its bias."""
+    dtype = tf.as_dtype(node.attr["T"].type)
+    if _is_depthwise(node, filters):
         # Output channels of a group stand together in both.
         each = filters.reshape(*filters.shape[:2], groups, -1)
         by_channel = writer.constant("filters", each, dtype)
@@ -280,5 +378,10 @@ def _ungroup(
     for index, array in enumerate(np.split(filters, groups, axis=3)):
         weights = writer.constant(f"filters_{index}", array, dtype)
         source = split if index == 0 else f"{split}:{index}"
-        parts.append(writer.copy(node, f"group_{index}", source, weights))
+        part = writer.copy(node, f"group_{index}", source, weights)
+        if bias is not None:
+            numbers = np.split(bias, groups)[index]
+            vector = writer.constant(f"bias_{index}", numbers, dtype)
+            part = writer.add("BiasAdd", f"biased_{index}", part, vector, T=dtype)
+        parts.append(part)
     writer.add("ConcatV2", "", *parts, axis, T=dtype, Tidx=tf.int32, N=groups)

@@ -30,6 +30,7 @@ from persist_callbacks.graph.plainer import (
 )
 from persist_callbacks.graph.pointwise import dense_to_convolutions
 from persist_callbacks.graph.portable import (
+    cast_before_products,
     erfc_to_erf,
     name_results,
     spell_out_attributes,
@@ -39,6 +40,7 @@ from persist_callbacks.graph.portable import (
 from persist_callbacks.graph.sizes import static_reshapes
 from persist_callbacks.graph.softmaxes import spell_out_softmaxes
 from persist_callbacks.graph.weights import hide_all, hide_unfoldable, put_back
+from persist_callbacks.graph.windows import crop_filters, pads_into_convolutions
 
 # A constant that folding made of a formula, such as zeros of a big shape, is not
 # written out in full beyond this.
@@ -62,6 +64,7 @@ PASSES: Mapping[str, Pass] = {
     "differences_from_means": lambda g, *_: differences_from_means(g),
     "dense_to_convolutions": lambda g, *_: dense_to_convolutions(g),
     "repeats_to_resizes": lambda g, *_: repeats_to_resizes(g),
+    "cast_before_products": lambda g, *_: cast_before_products(g),
     "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
     "quotients_to_reciprocals": lambda g, *_: quotients_to_reciprocals(g),
     "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
@@ -69,6 +72,8 @@ PASSES: Mapping[str, Pass] = {
     "additions_to_biases": lambda g, *_: additions_to_biases(g),
     "sums_of_products_to_differences": lambda g, *_: sums_of_products_to_differences(g),
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
+    "pads_into_convolutions": lambda g, *_: pads_into_convolutions(g),
+    "crop_filters": lambda g, *_: crop_filters(g),
     "spell_out_softmaxes": lambda g, *_: spell_out_softmaxes(g),
     "broadcasts_to_convolutions": lambda g, *_: broadcasts_to_convolutions(g),
     "spell_out_slices": lambda g, *_: spell_out_slices(g),
@@ -86,9 +91,9 @@ PASSES: Mapping[str, Pass] = {
 _NOT_BESIDE_LOOPS = frozenset(
     [
         *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
-        *("erfc_to_erf", "split_grouped_convolutions"),
+        *("erfc_to_erf", "split_grouped_convolutions", "crop_filters"),
         *("spell_out_softmaxes", "broadcasts_to_convolutions", "spell_out_slices"),
-        "transposed_convolution_sizes",
+        *("transposed_convolution_sizes", "pads_into_convolutions"),
     ]
 )
 

@@ -25,7 +25,8 @@ def rewritten(graph_def: Any, write: Callable[[Any, Writer], None]) -> Any:
     for node in graph_def.node:
         writer = Writer(node.name, taken)
         write(node, writer)
-        result.node.extend(writer.made or [node])
+        if not writer.is_left_out:
+            result.node.extend(writer.made or [node])
     return result
 
 
@@ -38,12 +39,18 @@ class Writer:
 
     Attributes:
         made: the NodeDefs so far.
+        is_left_out: whether the place stays empty.
     """
 
     def __init__(self, name: str, taken: set[str]) -> None:
         self.made: list[Any] = []
+        self.is_left_out = False
         self._name = name
         self._taken = taken
+
+    def leave_out(self) -> None:
+        """Let nothing take the node's place, since nothing reads it any more."""
+        self.is_left_out = True
 
     def add(self, op: str, part: str, *inputs: str, **attrs: Any) -> str:
         """Write a node and return its name.

@@ -38,12 +38,15 @@ def separable_cnn() -> keras.Model:
     x = functional(12, 12, 3)
     y = L.SeparableConv2D(6, 3, activation="relu6")(x)
     y = L.DepthwiseConv2D(3, depth_multiplier=2)(y)
-    return head(x, L.GlobalMaxPooling2D()(y))
+    y = L.Conv2D(4, 3, padding="same")(L.ZeroPadding2D(1)(y))
+    y = L.GlobalMaxPooling2D(keepdims=True)(y)
+    return head(x, L.Flatten()(L.DepthwiseConv2D(3, padding="same")(y)))
 
 
 def grouped_and_dilated_cnn() -> keras.Model:
     x = functional(16, 16, 4)
     y = L.Conv2D(8, 3, groups=4, padding="same")(x)
+    y = L.Conv2D(8, 1, groups=2, activation="relu")(y)
     y = L.Conv2D(4, 3, dilation_rate=2)(y)
     y = L.Conv2D(4, 3, strides=2, padding="same")(y)
     return head(x, L.GlobalAveragePooling2D()(y))
@@ -462,6 +465,8 @@ def augmentation() -> keras.Model:
     x = functional(8, 8, 3)
     y = L.RandomContrast(0.2)(L.RandomZoom(0.2)(L.RandomRotation(0.2)(x)))
     y = L.RandomTranslation(0.1, 0.1)(L.RandomFlip()(y))
+    # These draw their seeds at inference too, for nothing.
+    y = L.MixUp()(L.RandomGrayscale()(L.RandomHue(0.2)(y)))
     return head(x, L.Flatten()(y))
 
 
@@ -474,6 +479,16 @@ def float16() -> keras.Model:
         L.Dense(8, dtype="mixed_float16")(x)
     )
     return keras.Model(x, L.Dense(2, dtype="float32", name="head")(y))
+
+
+def quantized() -> keras.Model:
+    """Weights of int8, and products that are int32."""
+    x = functional(6, 8)
+    layers = [L.EinsumDense("abc,cd->abd", (6, 7)), L.Dense(5)]
+    model = keras.Model(x, layers[1](L.Flatten()(layers[0](x))))
+    for layer in layers:
+        layer.quantize("int8")
+    return model
 
 
 def bfloat16() -> keras.Model:
@@ -531,7 +546,7 @@ OURS: list[Callable[[], keras.Model]] = [
     discretization, category_encoding, hashing, string_lookup, integer_lookup,
     text_to_ids, text_to_tf_idf, spectrogram, einsum_dense, siamese, several_outputs,
     fixed_batch, autoencoder, subclassed, custom_layer, lambdas, noise_layers,
-    augmentation, float16, bfloat16, float64,
+    augmentation, float16, bfloat16, float64, quantized,
 ]  # fmt: skip
 KINDS = {
     **{name: zoo.KINDS[name] for name in ZOO},

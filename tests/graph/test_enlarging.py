@@ -183,6 +183,30 @@ def test_filters_that_are_smaller_than_the_strides(
     np.testing.assert_allclose(run(after), run(before), atol=1e-6)
 
 
+@pytest.mark.parametrize("batch", [None, 2])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "rest"), [(3, 2, 1), (4, 3, 2), (2, 2, 1), (2, 3, 2)]
+)
+def test_rows_after_the_last_filter(
+    kernel: int, stride: int, rest: int, batch: int | None
+) -> None:
+    """A filter is filled up to reach them, and the size is that of its own then."""
+
+    def build(x: Any) -> Any:
+        sizes = [(size - 1) * stride + kernel for size in (7, 5)]
+        size = by_batch(x, sizes[0] + rest, sizes[1], 4)
+        return transposed(tf.nn.relu(x), kernel, stride, size, "VALID")
+
+    before = graph_of(build, batch)
+    after = transposed_convolution_sizes(before)
+    by_name = {node.name: node for node in after.node}
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    filters = nd.constant_value(by_name[made.input[1]])
+    assert filters.shape == (kernel + rest, kernel, 4, 3)
+    assert by_name[made.input[0]].op == ("Const" if batch else "Pack")
+    np.testing.assert_allclose(run(after), run(before), atol=1e-6)
+
+
 def test_a_size_that_is_known() -> None:
     """It is a constant, whatever the padding."""
 
@@ -198,7 +222,6 @@ def test_a_size_that_is_known() -> None:
 @pytest.mark.parametrize(
     ("build", "batch"),
     [
-        (lambda x: transposed(x, 3, 2, by_batch(x, 16, 12, 4), "VALID"), None),
         (lambda x: transposed(x, 3, 2, by_batch(x, 13, 9, 4)), None),
         (lambda x: transposed(x, 2, 2, [2, 14, 10, 4]), 2),
         (lambda x: transposed(x, 2, 3, by_batch(x, 20, 14, 4)), None),

@@ -12,6 +12,7 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.frozen import count_ops, from_graph_def
 from persist_callbacks.graph.portable import (
+    cast_before_products,
     erfc_to_erf,
     name_results,
     spell_out_attributes,
@@ -23,7 +24,38 @@ from persist_callbacks.records import TensorInfo
 v1 = tf.compat.v1
 
 
-def convolution(groups: int, channels: int, **options: Any) -> tuple[Any, Any]:
+@pytest.mark.parametrize("shape", [(3, 8), (2, 3, 8)])
+@pytest.mark.parametrize("turned", [False, True])
+def test_products_of_int8(shape: tuple[int, ...], turned: bool) -> None:
+    """They are as exact, of sides that are cast before, and weights stay int8."""
+    random = np.random.default_rng(0)
+    weights = random.integers(-128, 128, (6, 8) if turned else (8, 6))
+    weights = weights.astype(np.int8)
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.int8, [None, *shape[1:]], name="x")
+        options = {"Tout": tf.int32, "adj_y": turned}
+        made = tf.raw_ops.BatchMatMulV3(x=x, y=weights, **options)
+        tf.identity(made, name="y")
+    after = cast_before_products(graph.as_graph_def())
+    counts = count_ops(after)
+    assert (counts["BatchMatMulV2"], counts["Cast"]) == (1, 2)
+    assert "BatchMatMulV3" not in counts
+    assert {n.attr["dtype"].type for n in after.node if n.op == "Const"} == {
+        tf.int8.as_datatype_enum
+    }
+    given = random.integers(-128, 128, shape).astype(np.int8)
+    found = from_graph_def(after, None, [TensorInfo("y", None, "int32")])(given)
+    expected = given.astype(np.int32) @ (weights.T if turned else weights)
+    np.testing.assert_array_equal(found, expected)
+
+
+BIAS = np.arange(16, dtype=np.float32)
+
+
+def convolution(
+    groups: int, channels: int, bias: Any = None, **options: Any
+) -> tuple[Any, Any]:
     """A graph with one convolution in groups, and its filters."""
     random = np.random.default_rng(0)
     shape = (3, 3, channels // groups, 2 * channels)
@@ -33,6 +65,7 @@ def convolution(groups: int, channels: int, **options: Any) -> tuple[Any, Any]:
         x = v1.placeholder(tf.float32, [None, 9, 8, channels], name="x")
         options = {"strides": [1, 1, 1, 1], "padding": "SAME", **options}
         y = tf.raw_ops.Conv2D(input=x, filter=filters, **options)
+        y = y if bias is None else tf.nn.bias_add(y, bias)
         tf.identity(y, name="y")
     return graph.as_graph_def(), filters
 
@@ -74,6 +107,45 @@ def test_grouped_convolutions(groups: int, options: Any, op: str) -> None:
     found = from_graph_def(split, None, None)(x)
     expected = by_hand(x, filters, groups, options)
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("groups", [2, 8])
+def test_a_bias_of_groups(groups: int) -> None:
+    """It is added before the groups are joined, a part to each."""
+    graph_def, filters = convolution(groups, 8, BIAS)
+    split = split_grouped_convolutions(graph_def)
+    by_name = {node.name: node for node in split.node}
+    bias = [by_name[node.input[0]].op for node in split.node if node.op == "BiasAdd"]
+    assert bias == (["DepthwiseConv2dNative"] if groups == 8 else ["Conv2D"] * groups)
+    x = np.random.default_rng(1).standard_normal((2, 9, 8, 8)).astype(np.float32)
+    found = from_graph_def(split, None, None)(x)
+    expected = by_hand(x, filters, groups, {}) + BIAS
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_bias_that_not_all_readers_want() -> None:
+    """What is read without it too is joined without it."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [None, 4, 4, 8], name="x")
+        made = tf.nn.conv2d(x, np.ones((1, 1, 4, 16), np.float32), 1, "SAME")
+        tf.add(tf.nn.bias_add(made, BIAS), made, name="y")
+    split = split_grouped_convolutions(graph.as_graph_def())
+    assert count_ops(split)["ConcatV2"] == count_ops(split)["BiasAdd"] == 1
+    x = np.random.default_rng(1).standard_normal((2, 4, 4, 8)).astype(np.float32)
+    sums = np.repeat(x.reshape(2, 4, 4, 2, 4).sum(-1), 8, -1)
+    found = from_graph_def(split, None, None)(x)
+    np.testing.assert_allclose(found, 2 * sums + BIAS, rtol=1e-5, atol=1e-5)
+
+
+def test_pictures_by_channels_first_have_no_groups() -> None:
+    """Their width is not their channels."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [None, 4, 9, 8], name="x")
+        tf.nn.conv2d(x, np.ones((3, 3, 4, 2), np.float32), 1, "SAME", "NCHW")
+    graph_def = graph.as_graph_def()
+    assert split_grouped_convolutions(graph_def) == graph_def
 
 
 def test_a_plain_convolution_stays() -> None:
@@ -152,10 +224,10 @@ def test_biases_of_several_outputs_keep_their_names() -> None:
     assert one["y"] == "BiasAdd"
 
 
-def test_outputs_that_are_no_op_of_their_own_stay() -> None:
-    """A constant, which is no result to some, and integers that are read on.
+def test_outputs_that_are_no_op_of_their_own() -> None:
+    """A constant, which is no result to some, stays; an input is one by a product.
 
-    An input is one by a product.
+    Integers that are read on are reshaped, where their shape is known.
     """
 
     def build(x: Any) -> None:
@@ -164,13 +236,47 @@ def test_outputs_that_are_no_op_of_their_own_stay() -> None:
         counted = tf.cast(x, tf.int32)
         tf.identity(counted, name="count")
         tf.add(counted, 1, name="more")
+        places = tf.where(x > 0)
+        tf.identity(tf.unstack(places, num=2, axis=1)[1], name="columns")
 
-    graph_def = named(build, "echo", "fixed", "count", "more")
+    outputs = ("echo", "fixed", "count", "more", "columns")
+    graph_def = named(build, *outputs)
     types = {node.name: node.op for node in graph_def.node}
-    for name in ("fixed", "count"):
-        assert types[name] == "Identity"
-    assert types["echo"] == "Mul"
-    np.testing.assert_array_equal(results(graph_def, "echo", "more")["echo"], SMALL)
+    assert [types[name] for name in outputs] == [
+        *("Mul", "Identity", "Reshape", "AddV2", "Reshape"),
+    ]
+    found = results(graph_def, *outputs)
+    np.testing.assert_array_equal(found["echo"], SMALL)
+    np.testing.assert_array_equal(found["count"], [[-1, 2]])
+    np.testing.assert_array_equal(found["columns"], [1])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "shape", "op"),
+    [
+        (tf.int32, [None, 2], "Reshape"),
+        (tf.bool, [None, 2], "Reshape"),
+        (tf.uint8, [2], "Reshape"),
+        (tf.int64, [None, 2], "Identity"),
+        (tf.int32, [None, None], "Identity"),
+        (tf.int32, [], "Identity"),
+        (tf.string, [None, 2], "Identity"),
+    ],
+)
+def test_an_input_of_whole_numbers_that_is_an_output(
+    dtype: Any, shape: list[int | None], op: str
+) -> None:
+    """It is reshaped, but for what OpenVINO would cut to 32 bits then."""
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.identity(v1.placeholder(dtype, shape, name="x"), name="y")
+    graph_def = name_results(graph.as_graph_def(), ["y"])
+    assert {node.name: node.op for node in graph_def.node}["y"] == op
+    given = np.zeros([3 if size is None else size for size in shape])
+    given = given.astype("S1" if dtype == tf.string else dtype.as_numpy_dtype)
+    wanted = [TensorInfo("y", None, dtype.name)]
+    found = from_graph_def(graph_def, None, wanted)(given)
+    np.testing.assert_array_equal(found, given)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,126 @@
+"""A layer or two in other runtimes, each the least that one of them once got wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import kinds
+import numpy as np
+import pytest
+import zoo
+from test_runtimes import interpreter_of, run, said_of
+
+from persist_callbacks import exporting
+from persist_callbacks.graph.compare import generate
+from persist_callbacks.graph.trace import run_live
+
+L = keras.layers
+Layers = Callable[[Any], Any]
+
+
+def check(runtime: str, model: Callable[[], keras.Model], folder: Path) -> None:
+    """A PB loads where the table says so, and gives the live model's numbers."""
+    interpreter_of(runtime)
+    made = zoo.traced(model)
+    built = exporting.build(made.graph, made.values)
+    assert said_of(runtime, built).loads, said_of(runtime, built)
+    sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
+    live = run_live(made.model, made.graph, sample)
+    done = run(runtime, built, sample, folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(folder / "out.npz") as found:
+        for name, expected in live.items():
+            array = found[name]
+            if expected.ndim == 4 and runtime == "opencv":
+                array = array.transpose(0, 2, 3, 1)
+            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-4)
+
+
+def of_pictures(build: Layers, *shape: int | None) -> Callable[[], keras.Model]:
+    def model() -> keras.Model:
+        x = keras.Input(shape, name="x")
+        return keras.Model(x, build(x))
+
+    return model
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 8), (1, 4, 2), (16, 1, 2)])
+def test_depthwise_over_one_row(shape: tuple[int, int, int], tmp_path: Path) -> None:
+    """OpenCV reads beyond such a picture for a filter of 3x3."""
+    depthwise = L.DepthwiseConv2D(3, padding="same", bias_initializer="ones")
+    check("opencv", of_pictures(depthwise, *shape), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        L.Conv2D(4, 3, groups=2, activation="relu", bias_initializer="ones"),
+        lambda x: L.BatchNormalization()(L.Conv2D(4, 3, groups=2, use_bias=False)(x)),
+    ],
+)
+def test_groups_with_a_bias(build: Layers, tmp_path: Path) -> None:
+    """OpenCV takes a bias for each group, and none for the groups joined."""
+    model = of_pictures(lambda x: build(L.Conv2D(4, 3)(x)), 8, 6, 3)
+    check("opencv", model, tmp_path)
+
+
+def passed_on(dtype: str) -> keras.Model:
+    x, key = keras.Input((4,), name="x"), keras.Input((2,), name="key", dtype=dtype)
+    return keras.Model([x, key], {"score": L.Dense(2)(x), "key_out": key})
+
+
+def mapped() -> keras.Model:
+    x = keras.Input((6, 4), name="x")
+    return keras.Model(x, keras.ops.map(keras.ops.tanh, x))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "model"),
+    [
+        ("openvino", mapped),
+        ("openvino", lambda: passed_on("bool")),
+        ("openvino", lambda: passed_on("int32")),
+        ("onnxruntime", lambda: passed_on("int32")),
+        ("onnxruntime", lambda: passed_on("bool")),
+        ("tensorflow", lambda: passed_on("int32")),
+    ],
+)
+def test_outputs_by_name(
+    runtime: str, model: Callable[[], keras.Model], tmp_path: Path
+) -> None:
+    """What no arithmetic gives has its name too: a loop's result, keys passed on."""
+    check(runtime, model, tmp_path)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+@pytest.mark.parametrize("size", [8, None])
+@pytest.mark.parametrize(
+    "layer", [lambda **o: L.Conv2D(4, 3, **o), lambda **o: L.DepthwiseConv2D(3, **o)]
+)
+def test_a_border_and_one_of_its_own(
+    layer: Any, size: int | None, padding: str, tmp_path: Path
+) -> None:
+    """OpenCV joins the two, and would leave out the first one."""
+
+    def build(x: Any) -> Any:
+        y = L.Conv2D(3, 1, activation="relu")(x)
+        y = L.ZeroPadding2D(((1, 2), (2, 0)))(y)
+        return L.GlobalMaxPooling2D()(layer(padding=padding)(y))
+
+    check("opencv", of_pictures(build, size, size, 3), tmp_path)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorflow"])
+def test_quantized_layers(runtime: str, tmp_path: Path) -> None:
+    """Products of int8 are more than 8 bits."""
+    check(runtime, kinds.quantized, tmp_path)
+
+
+@pytest.mark.parametrize("runtime", ["opencv", "openvino", "onnxruntime"])
+def test_output_padding(runtime: str, tmp_path: Path) -> None:
+    """ONNX has no transposed convolution that gives more than its filter reaches."""
+    layer = L.Conv2DTranspose(3, 3, strides=2, output_padding=1)
+    check(runtime, of_pictures(layer, 5, 4, 3), tmp_path)
