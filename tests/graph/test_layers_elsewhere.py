@@ -8,35 +8,11 @@ from typing import Any
 
 import keras
 import kinds
-import numpy as np
 import pytest
-import zoo
-from test_runtimes import interpreter_of, run, said_of
-
-from persist_callbacks import exporting
-from persist_callbacks.graph.compare import generate
-from persist_callbacks.graph.trace import run_live
+from elsewhere import check
 
 L = keras.layers
 Layers = Callable[[Any], Any]
-
-
-def check(runtime: str, model: Callable[[], keras.Model], folder: Path) -> None:
-    """A PB loads where the table says so, and gives the live model's numbers."""
-    interpreter_of(runtime)
-    made = zoo.traced(model)
-    built = exporting.build(made.graph, made.values)
-    assert said_of(runtime, built).loads, said_of(runtime, built)
-    sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
-    live = run_live(made.model, made.graph, sample)
-    done = run(runtime, built, sample, folder)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(folder / "out.npz") as found:
-        for name, expected in live.items():
-            array = found[name]
-            if expected.ndim == 4 and runtime == "opencv":
-                array = array.transpose(0, 2, 3, 1)
-            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-4)
 
 
 def of_pictures(build: Layers, *shape: int | None) -> Callable[[], keras.Model]:

@@ -6,9 +6,7 @@ not there; CONTRIBUTING.md says how to get them.
 
 from __future__ import annotations
 
-import importlib.util
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +14,14 @@ import kinds
 import numpy as np
 import pytest
 import tensorflow as tf
-import tf1
 import zoo
+from elsewhere import CLIENTS, check, interpreter_of, run_pb, said_of_pb
 
 from persist_callbacks import exporting
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.compare import generate
-from persist_callbacks.graph.runtimes import Verdict, judge, known_ops
-from persist_callbacks.graph.trace import run_live
+from persist_callbacks.graph.runtimes import judge, known_ops
 
-CLIENTS = Path(__file__).parents[1] / "clients"
-NEEDED = {
-    "tensorflow": (),
-    "opencv": ("cv2",),
-    "openvino": ("openvino",),
-    "onnxruntime": ("onnxruntime", "tf2onnx"),
-}
-# How the table of runtimes calls them.
-NAMES = {
-    "tensorflow": "TensorFlow 1.15",
-    "opencv": "OpenCV 4 and 5",
-    "openvino": "OpenVINO",
-    "onnxruntime": "ONNX Runtime",
-}
 PICTURES = [
     *("cnn", "any_size", "mobilenet", "residual", "separable_cnn"),
     *("squeeze_and_excite", "mlp", "siamese", "unet", "grouped_and_dilated_cnn"),
@@ -89,61 +72,13 @@ def grown(x: Any, times: int, more: int) -> Any:
     )  # fmt: skip
 
 
-def interpreter_of(runtime: str) -> str:
-    """A Python that has a runtime; skips where there is none."""
-    interpreter = tf1.python() if runtime == "tensorflow" else sys.executable
-    if interpreter is None:
-        pytest.skip("no TensorFlow 1.15: TF1_PYTHON names none")
-    for module in NEEDED[runtime]:
-        if importlib.util.find_spec(module) is None:
-            pytest.skip(f"no {module}: it comes with the extra `clients`")
-    return interpreter
-
-
-def said_of(runtime: str, built: exporting.BuiltGraph) -> Verdict:
-    """What the table says of a PB and a runtime."""
-    graph_def = tf.compat.v1.GraphDef.FromString(built.data)
-    (verdict,) = (each for each in judge(graph_def) if each.runtime == NAMES[runtime])
-    return verdict
-
-
-def run(
-    runtime: str, built: exporting.BuiltGraph, sample: Any, folder: Path
-) -> subprocess.CompletedProcess[str]:
-    """Run a PB by a runtime's own reader; what it gives is in ``out.npz`` then."""
-    interpreter = interpreter_of(runtime)
-    (folder / "model.pb").write_bytes(built.data)
-    np.savez(folder / "in.npz", **sample)
-    files = [folder / name for name in ("model.pb", "in.npz", "out.npz")]
-    outputs = ",".join(info.name for info in built.frozen.outputs)
-    return subprocess.run(
-        [interpreter, CLIENTS / "run_pb.py", runtime, *files, outputs],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
-
 @pytest.mark.parametrize(
     ("runtime", "kind"),
     [(runtime, kind) for runtime, listed in LOADS.items() for kind in listed],
 )
 def test_a_pb_elsewhere(runtime: str, kind: str, tmp_path: Path) -> None:
     """Loaded by the runtime's own reader, it gives what the live model gives."""
-    interpreter_of(runtime)
-    made = zoo.traced(kinds.KINDS[kind])
-    built = exporting.build(made.graph, made.values)
-    assert said_of(runtime, built).loads, said_of(runtime, built)
-    sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
-    live = run_live(made.model, made.graph, sample)
-    done = run(runtime, built, sample, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(tmp_path / "out.npz") as found:
-        for name, expected in live.items():
-            array = found[name]
-            if expected.ndim == 4 and runtime == "opencv":
-                array = array.transpose(0, 2, 3, 1)
-            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-4)
+    check(runtime, kinds.KINDS[kind], tmp_path)
 
 
 @pytest.mark.parametrize(("runtime", "kind"), STANDS_IN_THE_WAY)
@@ -151,11 +86,11 @@ def test_what_stands_in_the_way(runtime: str, kind: str, tmp_path: Path) -> None
     """The table names an op, and the runtime does not get beyond loading or running."""
     made = zoo.traced(kinds.KINDS[kind])
     built = exporting.build(made.graph, made.values)
-    verdict = said_of(runtime, built)
+    verdict = said_of_pb(runtime, built)
     ops = {obstacle.op for obstacle in verdict.obstacles}
     assert STANDS_IN_THE_WAY[runtime, kind] in ops, verdict
     sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
-    assert run(runtime, built, sample, tmp_path).returncode != 0
+    assert run_pb(runtime, built, sample, tmp_path).returncode != 0
 
 
 @pytest.mark.parametrize(

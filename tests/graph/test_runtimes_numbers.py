@@ -5,17 +5,15 @@ Each is a graph of a few nodes, which the runtime refuses, or computes otherwise
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import elsewhere
 import numpy as np
 import pytest
 import tensorflow as tf
-from test_runtimes import CLIENTS, NAMES, interpreter_of
-
-from persist_callbacks.graph.runtimes import judge
+from elsewhere import interpreter_of
 
 raw = tf.raw_ops
 WINDOW = np.ones((3, 3, 3, 3))
@@ -232,36 +230,20 @@ def _of_functions(graph_def: Any) -> list[Any]:
 
 def said_of(case: Case) -> dict[str, str]:
     """Why a runtime does not read a graph, by op."""
-    verdicts = {each.runtime: each.obstacles for each in judge(graph_of(case))}
-    return {each.op: each.reason for each in verdicts[NAMES[case.runtime]]}
+    verdict = elsewhere.said_of(case.runtime, graph_of(case))
+    return {each.op: each.reason for each in verdict.obstacles}
 
 
 def is_given(case: Case, folder: Path) -> bool:
     """Whether the runtime gives TensorFlow's numbers."""
-    interpreter = interpreter_of(case.runtime)
+    interpreter_of(case.runtime)
     graph_def = graph_of(case)
-    (folder / "model.pb").write_bytes(graph_def.SerializeToString())
+    data = graph_def.SerializeToString()
     numbers = np.random.default_rng(0).uniform(0, 1, case.shape)
     fed = (numbers * (1 if case.dtype.is_floating else 5)).astype(
         case.dtype.as_numpy_dtype
     )
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
-        tf.import_graph_def(graph_def, name="")
-        live = session.run("y:0", {"x:0": fed})
-    np.savez(folder / "in.npz", x=fed)
-    files = [folder / name for name in ("model.pb", "in.npz", "out.npz")]
-    done = subprocess.run(
-        [interpreter, CLIENTS / "run_pb.py", case.runtime, *files, "y"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    if done.returncode != 0:
-        return False
-    with np.load(folder / "out.npz") as found:
-        array = found["y"]
-    live = live.astype(np.float32) if live.dtype == tf.bfloat16 else live
-    return array.shape == live.shape and np.allclose(array, live, rtol=1e-2, atol=1e-2)
+    return elsewhere.is_given(case.runtime, graph_def, data, fed, folder, 1e-2)
 
 
 @pytest.mark.parametrize("name", REFUSED)

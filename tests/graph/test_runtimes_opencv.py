@@ -6,19 +6,16 @@ gives the numbers just where the table says so; what OpenCV 4 alone refuses is m
 
 from __future__ import annotations
 
-import importlib.util
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import elsewhere
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph.runtimes import judge
 
 CLIENTS = Path(__file__).parents[1] / "clients"
 PICTURES, ROWS, SERIES, VOLUMES = (2, 8, 6, 3), (2, 6), (2, 6, 3), (2, 4, 5, 6, 3)
@@ -356,38 +353,19 @@ def graph_of(case: Case) -> Any:
 
 def said_of(graph_def: Any) -> dict[str, str]:
     """Why OpenCV does not read a graph, by op."""
-    (verdict,) = (each for each in judge(graph_def) if "OpenCV" in each.runtime)
+    verdict = elsewhere.said_of("opencv", graph_def)
     return {each.op: each.reason for each in verdict.obstacles}
 
 
 def is_given(case: Case, folder: Path) -> bool:
     """Whether OpenCV gives TensorFlow's numbers."""
-    if importlib.util.find_spec("cv2") is None:
-        pytest.skip("no cv2: it comes with the extra `clients`")
+    elsewhere.interpreter_of("opencv")
     graph_def = graph_of(case)
     # Now: to import it writes all defaults into it.
-    (folder / "model.pb").write_bytes(graph_def.SerializeToString())
+    data = graph_def.SerializeToString()
     numbers = np.random.default_rng(0).uniform(0, 9, case.shape)
     fed = numbers.astype(case.dtype.as_numpy_dtype)
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
-        tf.import_graph_def(graph_def, name="")
-        live = session.run("y:0", {"x:0": fed})
-    turned = fed.transpose(0, 4, 1, 2, 3) if fed.ndim == 5 else fed
-    np.savez(folder / "in.npz", x=turned)
-    files = [folder / name for name in ("model.pb", "in.npz", "out.npz")]
-    done = subprocess.run(
-        [sys.executable, CLIENTS / "run_pb.py", "opencv", *files, "y"],
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    if done.returncode != 0:
-        return False
-    with np.load(folder / "out.npz") as found:
-        array = found["y"]
-    if array.ndim > 3:
-        array = np.moveaxis(array, 1, -1)
-    return array.shape == live.shape and np.allclose(array, live, rtol=1e-4, atol=1e-3)
+    return elsewhere.is_given("opencv", graph_def, data, fed, folder, 1e-4)
 
 
 @pytest.mark.parametrize("name", REFUSED)
