@@ -26,6 +26,8 @@ _NAMELESS = ("TensorListStack", *nd.BRANCHES)
 # OpenCV's reader asks for these, be they at their defaults or not.
 _ASKED_FOR = {
     "ArgMax": ("output_type",),
+    # Left out, it takes volumes for pictures.
+    "Conv3D": ("data_format",),
     "LeakyRelu": ("alpha",),
     "Mean": ("keep_dims",),
     "Pack": ("axis",),

@@ -23,6 +23,16 @@ def of_pictures(build: Layers, *shape: int | None) -> Callable[[], keras.Model]:
     return model
 
 
+@pytest.mark.parametrize("options", [{}, {"strides": 2, "padding": "same"}])
+@pytest.mark.parametrize("biased", [False, True])
+def test_volumes(options: dict[str, Any], biased: bool, tmp_path: Path) -> None:
+    """OpenCV takes them for pictures if it is not told the order of their axes."""
+    layer = L.Conv3D(
+        2, 3, use_bias=biased, bias_initializer="ones", activation="relu", **options
+    )
+    check("opencv", of_pictures(layer, 5, 6, 7, 2), tmp_path)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 8), (1, 4, 2), (16, 1, 2)])
 def test_depthwise_over_one_row(shape: tuple[int, int, int], tmp_path: Path) -> None:
     """OpenCV reads beyond such a picture for a filter of 3x3."""
