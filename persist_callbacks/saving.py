@@ -309,7 +309,7 @@ class Saver:
     ) -> str | None:
         """Say what asks for a checkpoint at this boundary, None if nothing does.
 
-        Costs well under a microsecond's worth of training when nothing is due. While a
+        Costs some ten microseconds when nothing is due. While a
         save is in flight nothing is due; what was is asked for again afterwards.
         """
         if self._writer.busy and not at_epoch_end:
