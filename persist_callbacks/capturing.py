@@ -85,6 +85,8 @@ class Snapshot:
         further_keys: keys that tensors are to be found under too, to their own.
         watched: keys whose values must be finite, see `finiteness.watched`.
         frozen: keys of what training is not expected to change.
+        growing: keys of variables that may have another shape than they had when they
+            were looked for.
         taken: the variables' values until `open`, which is for whoever needs them: it
             would hold up the train thread.
         locate: gives the position in the data and its tensors, until `complete`.
@@ -100,6 +102,7 @@ class Snapshot:
     further_keys: Mapping[str, str]
     watched: Mapping[str, bool] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    growing: frozenset[str] = frozenset()
     taken: Taken | None = None
     locate: Callable[[], _Located] | None = None
 
@@ -121,16 +124,15 @@ class Snapshot:
         taken, self.taken = self.taken, None
         if taken is None:
             return
-        values = taken.open()
-        self.tensors.update(values)
-        # A variable of unknown shape may have grown since it was looked at.
-        described = tuple(
-            info
-            if info.key not in values or tuple(values[info.key].shape) == info.shape
-            else dataclasses.replace(info, shape=tuple(values[info.key].shape))
-            for info in self.state.variables
-        )
-        self.state = dataclasses.replace(self.state, variables=described)
+        self.tensors.update(taken.open())
+        if self.growing:
+            described = tuple(
+                dataclasses.replace(info, shape=tuple(self.tensors[info.key].shape))
+                if info.key in self.growing
+                else info
+                for info in self.state.variables
+            )
+            self.state = dataclasses.replace(self.state, variables=described)
 
     @property
     def is_whole(self) -> bool:
@@ -169,6 +171,7 @@ class Capturer:
         self._object_graph = variables.ObjectGraph()
         self._fingerprint = ""
         self._frozen: frozenset[str] = frozenset()
+        self._growing: frozenset[str] = frozenset()
         self.watched: Mapping[str, bool] = {}
         self.size = 0
 
@@ -190,6 +193,9 @@ class Capturer:
         )
         self.watched = finiteness.watched(live)
         self._frozen = variables.frozen(self._model, live)
+        self._growing = frozenset(
+            item.info.key for item in live if not item.variable.shape.is_fully_defined()
+        )
         self._object_graph = variables.object_graph(self._model, live)
         self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
 
@@ -242,6 +248,7 @@ class Capturer:
             further_keys=objects.keys,
             watched=self.watched,
             frozen=self._frozen,
+            growing=self._growing,
             taken=taken,
             locate=self._locating(boundary),
         )

@@ -266,7 +266,7 @@ class CheckpointedRun:
                 for doubt in self._fit.data.doubts():
                     self._say(f"If this run is resumed: {doubt}.")
             return
-        if handing_over.has_changed(self._model, self._options.path):
+        if handing_over.was_changed(self._model, self._options.path):
             warnings.warn(
                 f"{self._options.path}: the model's weights have been changed since "
                 f"this process wrote {recovery.committed.record.name} there, and are "
@@ -275,7 +275,6 @@ class CheckpointedRun:
                 PersistWarning,
                 stacklevel=2,
             )
-        handing_over.forget(self._model, self._options.path)
         over = self._fit is not None and (
             self._first_epoch(recovery) >= self._loop.epochs
         )
@@ -679,9 +678,7 @@ class CheckpointedRun:
             return
         if stopped or self._epoch >= self._loop.epochs:
             # Before train end averages weights or puts the best ones back.
-            self._last = self._saver.take_in_case(
-                lambda: self._take_last(stopped), always=True
-            )
+            self._last = self._saver.take_ahead(lambda: self._take_last(stopped))
 
     def _take_last(self, stopped: bool = False) -> Snapshot:
         iterator = self._iterator

@@ -190,8 +190,7 @@ def write(
 
 def _refuse_reaching_out(graph_def: Any) -> None:
     """Refuse what reads files or runs Python; folding constants would run it."""
-    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
-    for node in (node for body in bodies for node in body):
+    for node in nd.every_node(graph_def):
         if nd.reaches_out(node):
             raise UnsupportedGraph(
                 node.name,

@@ -32,8 +32,10 @@ def note(model: Any, run: Path) -> None:
     _LEFT[number][1][run] = _digest(model)
 
 
-def has_changed(model: Any, run: Path) -> bool:
+def was_changed(model: Any, run: Path) -> bool:
     """Whether weights differ from those that this process's last run left there.
+
+    Asked as another run goes on with it; what was left is forgotten by that.
 
     Args:
         model: the Keras model.
@@ -42,13 +44,8 @@ def has_changed(model: Any, run: Path) -> bool:
     Returns:
         False too where no such run of this model has ended by itself.
     """
-    left = (_of(model) or {}).get(run)
+    left = (_of(model) or {}).pop(run, None)
     return left is not None and left != _digest(model)
-
-
-def forget(model: Any, run: Path) -> None:
-    """Forget what a run has left, as another goes on with it."""
-    (_of(model) or {}).pop(run, None)
 
 
 def _of(model: Any) -> dict[Path, str] | None:

@@ -309,8 +309,8 @@ class Saver:
     ) -> str | None:
         """Say what asks for a checkpoint at this boundary, None if nothing does.
 
-        Costs some ten microseconds when nothing is due. While a
-        save is in flight nothing is due; what was is asked for again afterwards.
+        Costs some ten microseconds when nothing is due. While a save is in flight
+        nothing is due; what was is asked for again afterwards.
         """
         if self._writer.busy and not at_epoch_end:
             return None
@@ -425,27 +425,36 @@ class Saver:
         if position.batch == 0:
             self._saved_epoch = position.epoch
 
-    def take_in_case(
-        self, take: Callable[[], Snapshot], *, always: bool = False
-    ) -> Snapshot | None:
+    def take_ahead(self, take: Callable[[], Snapshot]) -> Snapshot:
+        """Take a snapshot that is not written yet, and count what that has cost.
+
+        Args:
+            take: takes the snapshot.
+        """
+        begun = time.monotonic()
+        snapshot = take()
+        self._overhead.charge(time.monotonic() - begun)
+        return snapshot
+
+    def take_in_case(self, take: Callable[[], Snapshot]) -> Snapshot | None:
         """Take a snapshot that is written only if training ends before its time.
 
         Args:
             take: takes the snapshot.
-            always: whether it is to be taken whatever it costs.
 
         Returns:
             None where such snapshots would take too much of what checkpoints may cost.
         """
-        budget, now = self._triggers.budget, time.monotonic()
-        if not always and budget is not None:
+        budget = self._triggers.budget
+        if budget is not None:
             expected = self._in_case_spent + self._in_case_cost
-            if expected > _IN_CASE_SHARE * budget * (now - self._started_at):
+            elapsed = time.monotonic() - self._started_at
+            if expected > _IN_CASE_SHARE * budget * elapsed:
                 return None
-        snapshot = take()
-        self._in_case_cost = time.monotonic() - now
+        before = self._overhead.spent
+        snapshot = self.take_ahead(take)
+        self._in_case_cost = self._overhead.spent - before
         self._in_case_spent += self._in_case_cost
-        self._overhead.charge(self._in_case_cost)
         return snapshot
 
     def save_before(

@@ -388,8 +388,8 @@ def test_what_is_taken_in_case_counts_and_keeps_to_half_of_the_ceiling(
             say=print,
         )
 
-        def take(*, always=False):
-            return saver.take_in_case(lambda: clock.work(1.0), always=always)
+        def take():
+            return saver.take_in_case(lambda: clock.work(1.0))
 
         taken = [take() is not None]
         for passing in (10.0, 20.0, 12.0):
@@ -397,7 +397,7 @@ def test_what_is_taken_in_case_counts_and_keeps_to_half_of_the_ceiling(
             taken.append(take() is not None)
         assert taken == ([True, False, False, True] if ceiling else [True] * 4)
         assert saver.overhead[0] == pytest.approx(sum(taken))
-        assert take(always=True) is not None
+        assert saver.take_ahead(lambda: clock.work(1.0)) is not None
         assert saver.overhead[0] == pytest.approx(sum(taken) + 1)
         saver.close()
 

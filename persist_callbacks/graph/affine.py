@@ -122,7 +122,7 @@ def merge_affine_chains(graph_def: Any) -> Any:
 def _is_suspect(node: Any, by_name: Mapping[str, Any]) -> bool:
     if node.op not in _OPS or node.attr["T"].type not in nd.REORDERED:
         return False
-    if "data_format" in node.attr and node.attr["data_format"].s == b"NCHW":
+    if not nd.has_channels_last(node):
         return False
     constants = [by_name[nd.split(ref)[0]].op == "Const" for ref in node.input]
     return constants.count(True) == len(constants) - 1

@@ -340,9 +340,7 @@ def count_ops(graph_def: Any) -> dict[str, int]:
     Args:
         graph_def: a GraphDef; the bodies of its functions count.
     """
-    counts = Counter(node.op for node in graph_def.node)
-    for function in graph_def.library.function:
-        counts.update(node.op for node in function.node_def)
+    counts = Counter(node.op for node in nd.every_node(graph_def))
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 

@@ -241,6 +241,17 @@ def has_channels_last(node: Any) -> bool:
     return "data_format" not in node.attr or node.attr["data_format"].s == b"NHWC"
 
 
+def every_node(graph_def: Any) -> Iterator[Any]:
+    """Yield each node of a graph, then those of its functions.
+
+    Args:
+        graph_def: a GraphDef.
+    """
+    yield from graph_def.node
+    for function in graph_def.library.function:
+        yield from function.node_def
+
+
 def function_attributes(node: Any) -> Iterator[tuple[str, Any]]:
     """Yield each function that a node calls: attribute and its NameAttrList."""
     for attribute in sorted(node.attr):

@@ -25,6 +25,7 @@ from persist_callbacks.graph.opencv_arithmetic import (
     of_pictures,
 )
 from persist_callbacks.graph.opencv_graph import Graph
+from persist_callbacks.graph.windows import most_padded
 
 Found = Iterator[tuple[str, str]]
 # Where its reader wants constants; -1 for the last input, ANY for one of them.
@@ -213,13 +214,11 @@ def _pads_more(node: Any, graph: Graph) -> bool:
     if node.attr["padding"].s != b"SAME" or not graph.constant_sides(node)[1]:
         return False
     kernel = graph.source(node, 1).attr["value"].tensor.tensor_shape.dim
-    for axis, by in list(enumerate(node.attr["strides"].list.i))[1:3]:
-        size = graph.shape(node)[axis]
-        # The last window starts at the last multiple of the strides.
-        covered = 1 if size is None else (size - 1) % by + 1
-        if kernel[axis - 1].size > covered:
-            return True
-    return False
+    shape, strides = graph.shape(node), list(node.attr["strides"].list.i)
+    return any(
+        most_padded(shape[axis], kernel[axis - 1].size, strides[axis]) > 0
+        for axis in (1, 2)
+    )
 
 
 def _slice(node: Any, graph: Graph) -> Iterator[str]:

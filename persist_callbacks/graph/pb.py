@@ -78,20 +78,18 @@ def refuse_state(graph_def: Any, where: str) -> None:
         NotAFrozenGraph: a node is a variable, a table or another resource, or does
             more than arithmetic: it would read or write files, or run Python.
     """
-    bodies = [graph_def.node, *(f.node_def for f in graph_def.library.function)]
-    for body in bodies:
-        for node in body:
-            if nd.reaches_out(node):
-                raise NotAFrozenGraph(
-                    where,
-                    expected="a graph that computes, and no more",
-                    found=f"{node.name!r} ({node.op}), which reaches out of it",
-                    advice="Do not run this file unless you know who made it.",
-                )
-            if nd.keeps_state(node):
-                raise NotAFrozenGraph(
-                    where,
-                    expected="a graph of constants",
-                    found=f"{node.name!r} ({node.op}), whose value lies elsewhere",
-                    advice="Freeze it: persist_callbacks.freeze(checkpoint, path).",
-                )
+    for node in nd.every_node(graph_def):
+        if nd.reaches_out(node):
+            raise NotAFrozenGraph(
+                where,
+                expected="a graph that computes, and no more",
+                found=f"{node.name!r} ({node.op}), which reaches out of it",
+                advice="Do not run this file unless you know who made it.",
+            )
+        if nd.keeps_state(node):
+            raise NotAFrozenGraph(
+                where,
+                expected="a graph of constants",
+                found=f"{node.name!r} ({node.op}), whose value lies elsewhere",
+                advice="Freeze it: persist_callbacks.freeze(checkpoint, path).",
+            )

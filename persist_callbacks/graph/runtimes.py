@@ -92,22 +92,15 @@ def _counted(found: Iterator[tuple[str, str]]) -> tuple[Obstacle, ...]:
     return tuple(Obstacle(op, count, reason) for (op, reason), count in ordered)
 
 
-def _bodies(graph_def: Any) -> Iterator[Any]:
-    """Yield every node, those of functions too."""
-    yield from graph_def.node
-    for function in graph_def.library.function:
-        yield from function.node_def
-
-
 def _of_tensorflow_2(graph_def: Any) -> _Found:
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         if nd.op_definition(node.op) is None:
             yield node.op, NOT_KNOWN
 
 
 def _of_tensorflow_1(graph_def: Any) -> _Found:
     known = known_ops("tensorflow-1.15")
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         if node.op not in known:
             yield node.op, NOT_KNOWN
             continue
@@ -142,7 +135,7 @@ def _numbers_of_tensorflow_1(graph_def: Any) -> _Found:
     for node in functions:
         for dtype in _dtypes(node) & {*_NO_KERNELS_IN_FUNCTIONS.get(node.op, ())}:
             yield node.op, f"numbers of {dtype.name}, in a function"
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         for dtype in sorted(_dtypes(node), key=str):
             lacks = dtype in _NO_KERNELS_IN_TENSORFLOW_1.get(node.op, ())
             if lacks or dtype.as_datatype_enum > _LAST_OF_TENSORFLOW_1:
@@ -158,7 +151,7 @@ def _dtypes(node: Any) -> set[tf.DType]:
 def _of_openvino(graph_def: Any) -> _Found:
     yield from _of_ops("openvino", graph_def)
     yield from _of_dtypes(graph_def, _FLOAT8)
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         if node.op == "BatchMatMulV3":
             sides = {node.attr[key].type for key in ("Ta", "Tb")}
             if sides != {node.attr["Tout"].type}:
@@ -182,7 +175,7 @@ def _of_onnx(graph_def: Any) -> _Found:
     yield from _of_ops("onnxruntime", graph_def)
     yield from _of_dtypes(graph_def, ("bfloat16", *_FLOAT8))
     by_name = {node.name: node for node in graph_def.node}
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         if node.op in _TRANSLATED_WRONGLY:
             yield node.op, _TRANSLATED_WRONGLY[node.op]
         dtype = node.attr["T"].type if "T" in node.attr else 0
@@ -229,13 +222,13 @@ def _reaches_edge(node: Any, by_name: Mapping[str, Any]) -> bool:
 
 def _of_ops(runtime: str, graph_def: Any) -> _Found:
     known = known_ops(runtime)
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         if node.op not in known:
             yield node.op, NOT_KNOWN
 
 
 def _of_dtypes(graph_def: Any, names: Collection[str]) -> _Found:
-    for node in _bodies(graph_def):
+    for node in nd.every_node(graph_def):
         for dtype in sorted(_dtypes(node), key=str):
             if dtype.name in names:
                 yield node.op, f"numbers of {dtype.name}"

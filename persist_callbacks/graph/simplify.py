@@ -231,18 +231,16 @@ def spell_out_constants(graph_def: Any) -> Any:
     """
     result = tf.compat.v1.GraphDef()
     result.CopyFrom(graph_def)
-    bodies = [result.node, *(function.node_def for function in result.library.function)]
-    for body in bodies:
-        for node in body:
-            if node.op != "Const":
-                continue
-            dtype = tf.as_dtype(node.attr["dtype"].type)
-            proto = node.attr["value"].tensor
-            count = tf.TensorShape(proto.tensor_shape).num_elements() or 0
-            there = proto.tensor_content and count > 1
-            if dtype == tf.string or dtype.size * count > _SPELL_OUT_BYTES or there:
-                continue
-            proto.CopyFrom(nd.tensor_proto(nd.constant_value(node), dtype))
+    for node in nd.every_node(result):
+        if node.op != "Const":
+            continue
+        dtype = tf.as_dtype(node.attr["dtype"].type)
+        proto = node.attr["value"].tensor
+        count = tf.TensorShape(proto.tensor_shape).num_elements() or 0
+        there = proto.tensor_content and count > 1
+        if dtype == tf.string or dtype.size * count > _SPELL_OUT_BYTES or there:
+            continue
+        proto.CopyFrom(nd.tensor_proto(nd.constant_value(node), dtype))
     return result
 
 

@@ -132,11 +132,22 @@ def _padding(
         if kernel is None or (size is None and stride != 1):
             return None
         reach = (kernel - 1) * dilation + 1
-        # The last step begins at a multiple of the stride, so many pixels from the end.
-        rest = 1 if size is None else (size - 1) % stride + 1
-        total = max(reach - rest, 0)
+        total = most_padded(size, reach, stride)
         found[axis] = total // 2, total - total // 2
     return found
+
+
+def most_padded(size: int | None, reach: int, stride: int) -> int:
+    """Return how many pixels padding "SAME" adds along an axis, at both ends together.
+
+    Args:
+        size: of the picture; None for an open one, of which it is the most.
+        reach: pixels from a window's first to its last, both included.
+        stride: from one window to the next.
+    """
+    # The last window begins at a multiple of the stride, so many pixels from the end.
+    rest = 1 if size is None else (size - 1) % stride + 1
+    return max(reach - rest, 0)
 
 
 def _dilations(node: Any) -> list[int]:

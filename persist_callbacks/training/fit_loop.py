@@ -7,6 +7,7 @@ by name when a version moves one of them.
 from __future__ import annotations
 
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable
 from types import FrameType
 from typing import Any, Protocol
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
+from persist_callbacks.training import pipeline
 from persist_callbacks.training.fit_data import FitData
 
 Logs = dict[str, Any]
@@ -234,13 +236,17 @@ class FitLoop:
         while isinstance(function, _Wrapped):
             function = function.run
         found: set[str] = set()
+        seen: set[str] = set()
         for concrete in _traced(function):
+            # One that another calls has been gone through with that.
+            if concrete.name in seen:
+                continue
             definition = concrete.graph.as_graph_def()
-            nodes = [*definition.node]
-            for inner in definition.library.function:
-                nodes += inner.node_def
+            seen |= {inner.signature.name for inner in definition.library.function}
             found |= {
-                node.op for node in nodes if {"seed", "seed2"} <= set(node.attr.keys())
+                node.op
+                for node in pipeline.nodes_of(definition)
+                if "seed" in node.attr and "seed2" in node.attr
             }
         return sorted(found)
 
@@ -295,11 +301,11 @@ def _traced(function: Any) -> list[Any]:
     """List what TensorFlow has traced of a function or of those in its closure.
 
     Keras' train function is a plain one around a ``tf.function``. What runs eagerly has
-    none, and draws from a generator that is saved.
+    none, and draws from a generator that is saved. Callers come before what they call.
     """
-    waiting, seen, found = [function], {id(function)}, []
+    waiting, seen, found = deque([function]), {id(function)}, []
     while waiting:
-        current = waiting.pop()
+        current = waiting.popleft()
         if isinstance(current, tf.types.experimental.PolymorphicFunction):
             found += current._list_all_concrete_functions()
             continue

@@ -90,13 +90,17 @@ def calls_python(dataset: Any) -> bool:
     """Whether Python code makes or changes the elements, at any depth."""
     for part in parts(dataset):
         for graph in _graphs(part):
-            definition = graph.as_graph_def()
-            nodes = [*definition.node]
-            for function in definition.library.function:
-                nodes += function.node_def
+            nodes = nodes_of(graph.as_graph_def())
             if any(node.op in _PYTHON_OPS for node in nodes):
                 return True
     return False
+
+
+def nodes_of(definition: Any) -> Iterator[Any]:
+    """Give the NodeDefs of a GraphDef, and of the functions that it calls."""
+    yield from definition.node
+    for function in definition.library.function:
+        yield from function.node_def
 
 
 def iterator_state(iterator: Any, *, strictly: bool = False) -> Any:
