@@ -154,6 +154,7 @@ def write(
             score=snapshot.score,
             finished=snapshot.finished,
             digests=written.digests(),
+            announce=False,
         )
     except BaseException as error:
         # The error that counts is this one; what is left is swept at the next start.

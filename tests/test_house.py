@@ -25,7 +25,12 @@ FACES = {
 }
 
 # The format's own modules: what is asked for, its index, its data.
-SPEAKS_CKPT = {"storage.bundle", "storage.bundle_index", "storage.shards"}
+SPEAKS_CKPT = {
+    "storage.bundle",
+    "storage.bundle_index",
+    "storage.odd_tensors",
+    "storage.shards",
+}
 
 # Copies memory without holding the interpreter's lock.
 USES_NUMPY = SPEAKS_CKPT | {"storage.streams"}

@@ -17,7 +17,13 @@ from typing import Any
 
 from persist_callbacks.errors import CheckpointDamaged, SaveFailed, TensorNotFound
 from persist_callbacks.records import TensorInfo
-from persist_callbacks.storage import bundle_index, durable, shards, sharing
+from persist_callbacks.storage import (
+    bundle_index,
+    durable,
+    odd_tensors,
+    shards,
+    sharing,
+)
 from persist_callbacks.storage.layout import INDEX, LARGEST
 from persist_callbacks.storage.reading import read_plain
 from persist_callbacks.storage.shards import Look, Shard, ShardWriter
@@ -143,13 +149,21 @@ def _write_shard(
     with ShardWriter(path, expected, look) as writer:
         for key in keys:
             writer.add(key, tensors.pop(key))
-        if odd:
-            _add_odd(writer, path.with_suffix(".odd"), {k: tensors.pop(k) for k in odd})
+        other = {}
+        for key in odd:
+            value = tensors.pop(key)
+            found = odd_tensors.encoded(value)
+            if found is None:
+                other[key] = value
+            else:
+                writer.add_encoded(key, value, *found)
+        if other:
+            _add_other(writer, path.with_suffix(".other"), other)
         return writer.shard()
 
 
-def _add_odd(writer: ShardWriter, prefix: Path, tensors: Mapping[str, Any]) -> None:
-    """Take over what only TensorFlow can write: strings and variants."""
+def _add_other(writer: ShardWriter, prefix: Path, tensors: Mapping[str, Any]) -> None:
+    """Take over what only TensorFlow can write: numbers of less than a byte."""
     import tensorflow as tf
 
     # The kernel runs on the CPU only; elsewhere the runtime copies to it.

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import crc32c
 
+from persist_callbacks.storage import varints
 from persist_callbacks.storage.shards import Extent, masked
 
 _MAGIC = 0xDB4775248B80FB57
@@ -113,9 +114,9 @@ def _block(table: bytes, place: tuple[int, int]) -> Iterator[tuple[bytes, bytes]
     (restarts,) = struct.unpack("<I", block[-4:])
     end, at, key = size - 4 - 4 * restarts, 0, b""
     while at < end:
-        shared, at = _varint(block, at)
-        fresh, at = _varint(block, at)
-        length, at = _varint(block, at)
+        shared, at = varints.decoded(block, at)
+        fresh, at = varints.decoded(block, at)
+        length, at = varints.decoded(block, at)
         key = key[:shared] + block[at : at + fresh]
         at += fresh
         yield key, block[at : at + length]
@@ -145,7 +146,11 @@ def _sealed(entries: list[tuple[bytes, bytes]]) -> bytes:
             restarts.append(len(block))
             before = b""
         shared = _shared(before, key)
-        block += _number(shared) + _number(len(key) - shared) + _number(len(value))
+        block += (
+            varints.encoded(shared)
+            + varints.encoded(len(key) - shared)
+            + varints.encoded(len(value))
+        )
         block += key[shared:] + value
         before = key
     restarts = restarts or [0]
@@ -162,32 +167,10 @@ def _shared(one: bytes, other: bytes) -> int:
 
 
 def _place(offset: int, block: bytes) -> bytes:
-    return _number(offset) + _number(len(block) - _TRAILER)
+    return varints.encoded(offset) + varints.encoded(len(block) - _TRAILER)
 
 
 def _handle(data: bytes, at: int) -> tuple[tuple[int, int], int]:
-    offset, at = _varint(data, at)
-    size, at = _varint(data, at)
+    offset, at = varints.decoded(data, at)
+    size, at = varints.decoded(data, at)
     return (offset, size), at
-
-
-def _varint(data: bytes, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        at += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("a number of more than 64 bits")
-
-
-def _number(value: int) -> bytes:
-    encoded = bytearray()
-    while value >= 0x80:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from persist_callbacks.storage import (
     run_directory,
 )
 from persist_callbacks.storage.layout import MANIFEST, PREFIX, REPLACED
+from persist_callbacks.storage.sharing import Stamp, stamp_of
 
 _SURVEYS = 10
 
@@ -70,8 +72,42 @@ class Vanished(Exception):
 Found = Committed | tuple[Path, PersistError]
 
 
-def survey(directory: Path) -> list[Found]:
+class Known:
+    """Manifests that were read once, and need not be again while they are the same.
+
+    For who writes the checkpoints, and looks at what there is at each of them. Safe on
+    any thread.
+    """
+
+    def __init__(self) -> None:
+        self._found: dict[str, tuple[Stamp, Committed]] = {}
+
+    def read(self, folder: Path) -> Committed:
+        """Do as `read` does."""
+        try:
+            stamp = stamp_of(folder / MANIFEST)
+        except OSError:
+            return read(folder)
+        known = self._found.get(folder.name)
+        if known is not None and known[0] == stamp and known[1].path == folder:
+            return known[1]
+        found = read(folder)
+        self._found[folder.name] = stamp, found
+        return found
+
+    def keep(self, folders: Sequence[Path]) -> None:
+        """Forget all others."""
+        names = {folder.name for folder in folders}
+        for name in self._found.keys() - names:
+            self._found.pop(name, None)
+
+
+def survey(directory: Path, known: Known | None = None) -> list[Found]:
     """List all checkpoint folders by step, reading no file but their manifests.
+
+    Args:
+        directory: the run directory.
+        known: manifests that need not be read anew.
 
     Returns:
         The checkpoint, or where its manifest does not read, the folder and why.
@@ -82,13 +118,15 @@ def survey(directory: Path) -> list[Found]:
         for folder in folders:
             before = _identity(folder)
             try:
-                found.append(read(folder))
+                found.append(read(folder) if known is None else known.read(folder))
             except PersistError as error:
                 # Another one may have its name by now: that is not what was read.
                 if before is not None and _identity(folder) == before:
                     found.append((folder, error))
         if len(found) == len(folders):
             break
+    if known is not None:
+        known.keep(folders)
     return found
 
 
@@ -102,9 +140,9 @@ def read(folder: Path) -> Committed:
     return Committed(folder, manifest.to_record(manifest.read(folder), folder))
 
 
-def readable(directory: Path) -> list[Committed]:
-    """List the checkpoints whose manifest reads, by step."""
-    return [found for found in survey(directory) if isinstance(found, Committed)]
+def readable(directory: Path, known: Known | None = None) -> list[Committed]:
+    """List the checkpoints whose manifest reads, by step; arguments as for `survey`."""
+    return [each for each in survey(directory, known) if isinstance(each, Committed)]
 
 
 def newest_sound(directory: Path) -> Sound:
@@ -228,12 +266,12 @@ def _find(directory: Path, selector: str | int | Path) -> Committed:
 def _folders(directory: Path) -> list[Path]:
     """Folders that are named as checkpoints, by step."""
     steps: dict[int, Path] = {}
-    for path in sorted(directory.iterdir()):
-        step = layout.step_of(path.name.removesuffix(REPLACED))
+    for name in sorted(os.listdir(directory)):
+        step = layout.step_of(name.removesuffix(REPLACED))
         # The plain name sorts first: it replaces the one that is called replaced.
         # Whatever has a checkpoint's name, or readers would begin at zero beside it.
         if step is not None and step not in steps:
-            steps[step] = path
+            steps[step] = directory / name
     return [steps[step] for step in sorted(steps)]
 
 

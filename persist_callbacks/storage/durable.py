@@ -61,16 +61,27 @@ def make_folder(path: Path) -> None:
         sync_folder(folder.parent)
 
 
-def write_file(path: Path, data: bytes) -> None:
+def stage_folder(path: Path) -> None:
+    """Create a folder for what is in the making; its name need not last."""
+    path.mkdir()
+
+
+def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Write a new file; its content, not yet its name, is durable on return.
+
+    Args:
+        path: of the file.
+        data: its content.
+        sync: False where the caller syncs it later.
 
     Raises:
         FileExistsError: the path is taken.
     """
     with open(path, "xb") as file:
         file.write(data)
-        file.flush()
-        _sync(file.fileno())
+        if sync:
+            file.flush()
+            _sync(file.fileno())
 
 
 def sync_file(path: Path) -> None:

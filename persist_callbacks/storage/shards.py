@@ -121,6 +121,17 @@ class ShardWriter:
         )
         self._offset += array.nbytes
 
+    def add_encoded(self, key: str, value: Any, data: bytes, crc: int) -> None:
+        """Write a tensor that is not plain, given its bytes and their masked CRC."""
+        import numpy as np
+
+        shape = tuple(value.shape)
+        self._extents[key] = Extent(
+            _dtype_of(value), shape, self._offset, len(data), crc
+        )
+        self._put(np.frombuffer(data, np.uint8))
+        self._offset += len(data)
+
     def add_file(self, path: Path, extents: dict[str, Extent]) -> None:
         """Take over another file, all of its bytes, and what lies in it."""
         import numpy as np

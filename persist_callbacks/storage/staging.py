@@ -39,7 +39,7 @@ class Staged:
         return os.fspath(self.path / PREFIX)
 
     def write(self, name: str, data: bytes) -> None:
-        """Write one file of it, such as `STATE` or `META`.
+        """Write one file of it, such as `STATE` or `META`; `Store.commit` syncs it.
 
         Raises:
             ValueError: a checkpoint has no file of that name.
@@ -48,7 +48,7 @@ class Staged:
         if not layout.is_file_name(name):
             raise ValueError(f"{name!r}: not the name of a checkpoint file")
         with saving(self.path / name):
-            durable.write_file(self.path / name, data)
+            durable.write_file(self.path / name, data, sync=False)
 
 
 def publish(staged: Path, final: Path, run_id: str) -> None:

@@ -78,6 +78,7 @@ class Store:
         self.directory = directory
         self.run_id = run_id
         self._lock = own_lock
+        self._known = None if own_lock is None else checkpoints.Known()
         self._versions = dict(versions or {})
 
     @classmethod
@@ -145,7 +146,7 @@ class Store:
 
     def checkpoints(self) -> list[Committed]:
         """List the checkpoints whose manifest reads, by step; no other file is read."""
-        return checkpoints.readable(self.directory)
+        return checkpoints.readable(self.directory, self._known)
 
     def own_checkpoints(self) -> list[Committed]:
         """List those that this run has written and may prune, by step."""
@@ -241,7 +242,7 @@ class Store:
             )
             staging.sweep(self.directory)
             staging.require_space(self.directory, needs + _SLACK)
-            durable.make_folder(self.directory / name)
+            durable.stage_folder(self.directory / name)
         return Staged(self.directory / name, step)
 
     def commit(
@@ -253,6 +254,7 @@ class Store:
         score: Score | None = None,
         finished: bool = False,
         digests: Mapping[str, str] | None = None,
+        announce: bool = True,
     ) -> Committed:
         """Make a staged checkpoint exist; it is durable on return.
 
@@ -267,6 +269,7 @@ class Store:
             score: the monitored value, where there is one.
             finished: whether the run ended by itself.
             digests: of files that need not be read back, see `manifest.build`.
+            announce: False where `prune` follows, which rewrites that file too.
 
         Raises:
             SaveFailed: the disk refused; the staged folder can be abandoned.
@@ -299,7 +302,8 @@ class Store:
             if final.exists():
                 self._announce(without={final.name})
             staging.publish(staged.path, final, self.run_id)
-            self._announce()
+            if announce:
+                self._announce()
         return Committed(final, manifest.to_record(description, final))
 
     def abandon(self, staged: Staged) -> None:
@@ -324,6 +328,8 @@ class Store:
     def prune(self, names: Collection[str]) -> None:
         """Delete checkpoints of this run; what is gone already is no error.
 
+        TensorFlow's ``checkpoint`` file speaks of none of them before they go.
+
         Args:
             names: folder names, as `retention.to_delete` gives them.
 
@@ -335,10 +341,13 @@ class Store:
         self._require_lock()
         folders = [self.directory / name for name in names]
         folders = [folder for folder in folders if os.path.lexists(folder)]
-        for folder in folders:
-            self._require_own(folder)
-        if not folders:
-            return
+        try:
+            for folder in folders:
+                self._require_own(folder)
+        except PersistError:
+            # What was committed before may wait for it.
+            self._announce()
+            raise
         with saving(self.directory):
             self._announce(without=set(names))
             for folder in folders:
@@ -363,7 +372,8 @@ class Store:
         return record.run_id == self.run_id
 
     def _require_own(self, folder: Path) -> None:
-        record = checkpoints.read(folder).record
+        assert self._known is not None
+        record = self._known.read(folder).record
         if not self._is_own(record):
             raise ForeignCheckpoint(
                 folder,

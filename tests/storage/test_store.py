@@ -23,7 +23,7 @@ from persist_callbacks.errors import (
     SaveFailed,
 )
 from persist_callbacks.records import Position, Score
-from persist_callbacks.storage import durable
+from persist_callbacks.storage import durable, manifest
 from persist_callbacks.storage.store import (
     JOURNAL,
     MANIFEST,
@@ -603,6 +603,56 @@ def test_prune_refuses_what_is_no_checkpoint(store: Store, name: str) -> None:
     with pytest.raises(PersistError):
         store.prune([name])
     assert (folder / "file").read_bytes() == b"x"
+
+
+def test_prune_speaks_of_what_was_committed_before_it(store: Store) -> None:
+    """TensorFlow's file is rewritten once for both, whatever comes of the deletion."""
+    save(store, 1)
+    staged = stage(store, 2)
+    store.commit(
+        staged, position=Position(0, 2, 2), fingerprint="f" * 32, announce=False
+    )
+    text = (store.directory / "checkpoint").read_text()
+    assert "000000002" not in text
+    (store.directory / "precious").mkdir()
+    with pytest.raises(PersistError, match="precious"):
+        store.prune(["ckpt-000000001", "precious"])
+    text = (store.directory / "checkpoint").read_text()
+    assert text.startswith('model_checkpoint_path: "ckpt-000000002/model.ckpt"')
+    assert "000000001" in text
+    store.prune(["ckpt-000000001"])
+    text = (store.directory / "checkpoint").read_text()
+    assert "000000001" not in text
+
+
+def test_a_writer_reads_a_manifest_once(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And again when it was changed or is another's; what is gone is forgotten."""
+    read: list[str] = []
+    real = manifest.read
+
+    def note(folder: Path) -> manifest.Manifest:
+        read.append(folder.name)
+        return real(folder)
+
+    first, second = save(store, 1), save(store, 2)
+    monkeypatch.setattr(manifest, "read", note)
+    assert steps(store) == steps(store) == [1, 2]
+    assert read == []
+    text = (first.path / MANIFEST).read_bytes()
+    (first.path / MANIFEST).write_bytes(text.replace(b"1", b"2", 1))
+    assert steps(store) == steps(store) == [2]
+    assert read == [first.path.name] * 2
+    (first.path / MANIFEST).write_bytes(text)
+    assert steps(store) == [1, 2]
+    store.prune([second.path.name])
+    second = save(store, 2, data=b"e" * 100)
+    found = store.checkpoints()
+    assert [each.record.size for each in found] == [
+        first.record.size,
+        second.record.size,
+    ]
 
 
 # Journal and leftovers

@@ -1,0 +1,91 @@
+"""The bytes that a CKPT has for tensors that are no numbers: strings and variants.
+
+TensorFlow's own writer would make three files of its own for them at each save, and
+they would be read back and deleted: some milliseconds, for the few strings and the
+iterator's state that almost every checkpoint has.
+
+The format is that of ``WriteStringTensor`` and ``WriteVariantTensor`` in
+``tensorflow/core/util/tensor_bundle/tensor_bundle.cc``. Checksums run over lengths as
+numbers of fixed size, and over the masked checksums between the data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import crc32c
+
+from persist_callbacks.storage import varints
+from persist_callbacks.storage.shards import masked
+
+
+def encoded(value: Any) -> tuple[bytes, int] | None:
+    """Give the bytes of a tensor of strings or variants.
+
+    Args:
+        value: an eager tensor or an array.
+
+    Returns:
+        The bytes and their masked CRC-32C; None for a tensor of something else.
+    """
+    import tensorflow as tf
+
+    # The kernels run on the CPU only; elsewhere the runtime copies to it.
+    with tf.device("/CPU:0"):
+        tensor = tf.convert_to_tensor(value)
+        if tensor.dtype == tf.string:
+            return _strings(_texts(tensor))
+        if tensor.dtype == tf.variant:
+            return _variants(_messages(tensor))
+    return None
+
+
+def _texts(tensor: Any) -> list[bytes]:
+    # Not by way of an array of bytes, which has no zeros at their ends.
+    values = tensor.numpy()
+    return [values] if isinstance(values, bytes) else list(values.reshape(-1))
+
+
+def _messages(tensor: Any) -> Iterable[memoryview]:
+    """Give the serialised ``VariantTensorDataProto`` of each variant, in order."""
+    import tensorflow as tf
+    from tensorflow.core.framework import tensor_pb2
+
+    # All in one: their lengths first, then end to end (``EncodeVariantList``).
+    whole = tensor_pb2.TensorProto.FromString(tf.io.serialize_tensor(tensor).numpy())
+    content, at, sizes = whole.tensor_content, 0, []
+    for _ in range(int(tf.size(tensor))):
+        size, at = varints.decoded(content, at)
+        sizes.append(size)
+    view = memoryview(content)
+    for size in sizes:
+        yield view[at : at + size]
+        at += size
+    if at != len(content):
+        raise ValueError(f"{len(content) - at} bytes more than {len(sizes)} variants")
+
+
+def _strings(texts: list[bytes]) -> tuple[bytes, int]:
+    crc = 0
+    for text in texts:
+        size = len(text)
+        crc = crc32c.crc32c(size.to_bytes(4 if size < 2**32 else 8, "little"), crc)
+    between = masked(crc).to_bytes(4, "little")
+    crc = crc32c.crc32c(between, crc)
+    for text in texts:
+        crc = crc32c.crc32c(text, crc)
+    lengths = b"".join(varints.encoded(len(text)) for text in texts)
+    return b"".join([lengths, between, *texts]), masked(crc)
+
+
+def _variants(messages: Iterable[memoryview]) -> tuple[bytes, int]:
+    parts: list[bytes | memoryview] = []
+    crc = 0
+    for message in messages:
+        crc = crc32c.crc32c(len(message).to_bytes(8, "little"), crc)
+        crc = crc32c.crc32c(message, crc)
+        after = masked(crc).to_bytes(4, "little")
+        crc = crc32c.crc32c(after, crc)
+        parts += varints.encoded(len(message)), message, after
+    return b"".join(parts), masked(crc)
