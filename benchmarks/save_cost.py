@@ -164,7 +164,13 @@ def timed(owner: Any, name: str, into: list[float]) -> None:
 
 
 def measure(
-    kind: str, megabytes: float, way: str, make: Any, every: int, saves: int
+    kind: str,
+    megabytes: float,
+    way: str,
+    make: Any,
+    every: int,
+    saves: int,
+    where: Path | None = None,
 ) -> tuple[list[float], list[float]]:
     """Fit once; give the seconds held by each save, and all lengths of steps."""
     keras.backend.clear_session()
@@ -173,7 +179,7 @@ def measure(
     rows = np.repeat(x, every * (saves + 1), axis=0)
     held: list[float] = []
     steps = Steps()
-    with tempfile.TemporaryDirectory(prefix="save-cost-") as folder:
+    with tempfile.TemporaryDirectory(prefix="save-cost-", dir=where) as folder:
         callbacks = make(Path(folder))
         real = saving.Saver.save
         if way == "PeriodicCheckpoint":
@@ -223,6 +229,9 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=25, help="steps between saves")
     parser.add_argument("--saves", type=int, default=3)
     parser.add_argument("--ways", nargs="+", help="some of them; none is always there")
+    parser.add_argument(
+        "--folder", type=Path, help="where to; in memory, a disk's share is left out"
+    )
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     table = Table("model", "way", "held ms", "held / M", "total ms", "total / M")
@@ -242,7 +251,13 @@ def main() -> None:
                 # after one that has used it up.
                 for way in random.Random(number).sample(list(chosen), len(chosen)):
                     found, steps = measure(
-                        kind, megabytes, way, chosen[way], given.every, given.saves
+                        kind,
+                        megabytes,
+                        way,
+                        chosen[way],
+                        given.every,
+                        given.saves,
+                        given.folder,
                     )
                     held[way] += found
                     # The first save's windows hold what is done once.

@@ -173,7 +173,10 @@ def _parts(node: Any, graph: Graph) -> Iterator[str]:
     """Yield what it does not do where an axis is meant."""
     pictures = [ref for ref in node.input if graph.shapes[ref].rank == 4]
     layout = graph.layouts[node.name]
-    if pictures and layout in (lay.UNKNOWN, lay.MADE):
+    larger = [ref for ref in pictures if tuple(graph.shapes[ref][1:3]) != (1, 1)]
+    if (pictures and layout in (lay.UNKNOWN, lay.MADE)) or (
+        larger and layout == lay.ROWS
+    ):
         yield _UNTOLD
     data = node.input[1 if node.op == "Split" else 0]
     if layout == lay.NHWC and graph.shapes[data].rank not in (None, 4):
@@ -228,7 +231,7 @@ def _slice(node: Any, graph: Graph) -> Iterator[str]:
         return
     begins = graph.numbers(node, 1).reshape(-1)
     if shape.rank == 4:
-        untold = graph.layout(node) in (lay.UNKNOWN, lay.MADE)
+        untold = graph.layout(node) in (lay.UNKNOWN, lay.MADE, lay.ROWS)
         if len(begins) < 4 or odd or untold:
             yield "a part of pictures, as it takes none"
         elif np.any(graph.numbers(node, 3) < 1):
@@ -244,6 +247,11 @@ def _slice(node: Any, graph: Graph) -> Iterator[str]:
         yield "the last of several, which it takes for none"
     if 0 in graph.shapes[node.name].as_list():
         yield "a part of nothing"
+
+
+def _part(node: Any, graph: Graph) -> Iterator[str]:
+    if nd.split(node.input[0])[0] in graph.told:
+        yield _UNTOLD
 
 
 def _is_wanted_smaller(node: Any, graph: Graph) -> bool:
@@ -324,6 +332,7 @@ _RULES: Mapping[str, tuple[Callable[[Any, Graph], Iterator[str]], ...]] = {
     "ExpandDims": (_expansion,),
     "Pack": (_packing,),
     "Reshape": (_reshaping,),
+    "Slice": (_part,),
     "Softmax": (_softmax,),
     "Squeeze": (_flattening,),
     "StridedSlice": (_slice,),

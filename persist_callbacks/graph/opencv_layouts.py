@@ -96,7 +96,8 @@ def told_apart(
 ) -> set[str]:
     """Return the nodes that must come as NCHW, though it guesses nothing of them.
 
-    A pooling works by its dimensions, whether it guesses or not.
+    Or takes them for rows, as it does with what a transposed convolution makes of one
+    pixel that was a row. A pooling works by its dimensions, whether it guesses or not.
 
     Args:
         ordered: a graph's nodes, each after those that it reads.
@@ -119,7 +120,7 @@ def told_apart(
             around = pictures | {node.name} if _keeps_rank(node) else pictures
             if _tells(node, by_name) or told & around:
                 told |= around
-    return {name for name in told if layouts[name] == UNKNOWN}
+    return {name for name in told if layouts[name] in (UNKNOWN, ROWS)}
 
 
 def _keeps_rank(node: Any) -> bool:

@@ -20,6 +20,7 @@ from persist_callbacks.graph.enlarging import (
     repeats_to_resizes,
     transposed_convolution_sizes,
 )
+from persist_callbacks.graph.for_opencv import suit_opencv
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.norms import differences_from_means
 from persist_callbacks.graph.plainer import (
@@ -84,6 +85,10 @@ PASSES: Mapping[str, Pass] = {
         g, inputs=inputs, outputs=outputs
     ),
     "spell_out_attributes": lambda g, *_: spell_out_attributes(g),
+    # The last one: it looks at what is written.
+    "suit_opencv": lambda g, inputs, outputs: suit_opencv(
+        g, inputs=inputs, outputs=outputs
+    ),
 }
 
 

@@ -346,7 +346,8 @@ class Store:
                 self._require_own(folder)
         except PersistError:
             # What was committed before may wait for it.
-            self._announce()
+            with saving(self.directory):
+                self._announce()
             raise
         with saving(self.directory):
             self._announce(without=set(names))

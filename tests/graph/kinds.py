@@ -470,6 +470,15 @@ def augmentation() -> keras.Model:
     return head(x, L.Flatten()(y))
 
 
+def generator() -> keras.Model:
+    """Rows that become pictures, and an input read as pictures and as numbers."""
+    code, x = functional(7), keras.Input((4, 3, 2), name="picture")
+    y = L.Reshape((4, 3, 5))(L.Dense(60, activation="relu")(code))
+    y = L.Conv2DTranspose(4, 3, padding="same")(L.Concatenate()([x, y]))
+    rows = L.Dense(3)(L.Flatten()(x))
+    return keras.Model([code, x], L.Dense(2, name="head")(L.Flatten()(y)) + rows[:, :2])
+
+
 # Other precisions
 
 
@@ -545,8 +554,8 @@ OURS: list[Callable[[], keras.Model]] = [
     embedding_bag, tied_embedding, normalization, picture_preprocessing,
     discretization, category_encoding, hashing, string_lookup, integer_lookup,
     text_to_ids, text_to_tf_idf, spectrogram, einsum_dense, siamese, several_outputs,
-    fixed_batch, autoencoder, subclassed, custom_layer, lambdas, noise_layers,
-    augmentation, float16, bfloat16, float64, quantized,
+    fixed_batch, autoencoder, generator, subclassed, custom_layer, lambdas,
+    noise_layers, augmentation, float16, bfloat16, float64, quantized,
 ]  # fmt: skip
 KINDS = {
     **{name: zoo.KINDS[name] for name in ZOO},

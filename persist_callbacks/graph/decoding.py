@@ -1,0 +1,103 @@
+"""Rows that become pictures, as where a generator or a decoder begins."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.writing import Writer, rewritten
+
+_PICTURE = 4
+# Number by number: as well after a Reshape as before it.
+_ACTIVATIONS = (
+    *("Elu", "Exp", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Softplus"),
+    *("Softsign", "Tanh"),
+)
+
+
+def rows_to_pictures(graph_def: Any, *, told_after: bool = False) -> Any:
+    """Make rows a picture of one pixel first, where a Reshape makes pictures of them.
+
+    OpenCV takes what a Reshape makes of rows for NCHW. Of a picture it knows that it
+    lies as NHWC, and turns it before and after; a pooling of single pixels, which
+    changes no number, tells it that this is one. Activations come afterwards: it is
+    told of rows by the product that they are.
+
+    Args:
+        graph_def: a GraphDef, its Reshapes' shapes constant; not changed.
+        told_after: whether to tell it again what comes of the Reshape, for what reads
+            that and does not tell it by itself, as a convolution does.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    suspects = [node for node in graph_def.node if _gives_pictures(node, by_name)]
+    if not suspects:
+        return graph_def
+    shapes = inferred_shapes(graph_def, {node.input[0] for node in suspects})
+    found = {
+        node.name
+        for node in suspects
+        if shapes[node.input[0]].rank not in (None, _PICTURE)
+    }
+
+    def write(node: Any, writer: Writer) -> None:
+        if node.name in found:
+            _write(node, by_name, writer, told_after=told_after)
+
+    return rewritten(graph_def, write)
+
+
+def _gives_pictures(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Whether a Reshape gives pictures of more than a pixel, of a known size."""
+    if node.op != "Reshape" or not tf.as_dtype(node.attr["T"].type).is_floating:
+        return False
+    if by_name[nd.split(node.input[1])[0]].op != "Const":
+        return False
+    sizes = _sizes(node, by_name)
+    return len(sizes) == _PICTURE and min(sizes[1:]) > 0 and sizes[1:3] != [1, 1]
+
+
+def _write(
+    node: Any, by_name: Mapping[str, Any], writer: Writer, *, told_after: bool
+) -> None:
+    source, activations = node.input[0], []
+    while (maker := by_name[nd.split(source)[0]]).op in _ACTIVATIONS:
+        activations.append(maker)
+        source = maker.input[0]
+    batch, *picture = _sizes(node, by_name)
+    dtype = tf.as_dtype(node.attr["T"].type)
+    one = np.array([batch, 1, 1, np.prod(picture)], np.int32)
+    types = {"T": dtype, "Tshape": tf.int32}
+    sizes = writer.constant("pixel/sizes", one)
+    pixel = writer.add("Reshape", "pixel", source, sizes, **types)
+    # Of these the last one bears the name.
+    steps: list[tuple[str, Any]] = [("picture", node)]
+    if told_after:
+        steps.append(("told", None))
+    steps += [
+        (f"activation_{place}", activation)
+        for place, activation in enumerate(reversed(activations))
+    ]
+    last = _same(writer, "pixel/told", pixel, dtype)
+    for part, step in steps:
+        name = "" if part == steps[-1][0] else part
+        if step is None:
+            last = _same(writer, name, last, dtype)
+        else:
+            last = writer.copy(step, name, last, *step.input[1:])
+
+
+def _same(writer: Writer, part: str, source: str, dtype: tf.DType) -> str:
+    """Write the mean of each single pixel; a maximum would lose what is no number."""
+    once = [1, 1, 1, 1]
+    options = {"ksize": once, "strides": once, "padding": b"VALID"}
+    return writer.add("AvgPool", part, source, T=dtype, **options)
+
+
+def _sizes(node: Any, by_name: Mapping[str, Any]) -> list[int]:
+    sizes = nd.constant_value(by_name[nd.split(node.input[1])[0]])
+    return [int(size) for size in sizes.reshape(-1)]
