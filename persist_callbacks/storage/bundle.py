@@ -26,7 +26,7 @@ from persist_callbacks.storage import (
 )
 from persist_callbacks.storage.layout import INDEX, LARGEST
 from persist_callbacks.storage.reading import read_plain
-from persist_callbacks.storage.shards import Look, Shard, ShardWriter
+from persist_callbacks.storage.shards import Extent, Look, Shard, ShardWriter
 from persist_callbacks.storage.sharing import Part, Written
 
 OBJECT_GRAPH_KEY = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -122,10 +122,11 @@ def _write(
         else:
             shard = _write_shard(path, tuple(part.shard.extents), tensors, look)
         parts.append(Part(path.name, shard, sharing.stamp_of(path), settled=True))
+    last = {} if before is None else before.extents()
     written = []
     for number, (keys, settled) in enumerate(groups):
         path = prefix.with_name(name(number))
-        odd = () if settled else plan.odd
+        odd = {} if settled else {key: last.get(key) for key in plan.odd}
         shard = _write_shard(path, keys, tensors, look, odd)
         written.append(Part(path.name, shard, sharing.stamp_of(path), settled))
     parts = written + parts
@@ -143,16 +144,16 @@ def _write_shard(
     keys: Sequence[str],
     tensors: MutableMapping[str, Any],
     look: Look | None,
-    odd: Sequence[str] = (),
+    odd: Mapping[str, Extent | None] | None = None,
 ) -> Shard:
     expected = sum(shards.size_of(tensors[key]) for key in keys)
     with ShardWriter(path, expected, look) as writer:
         for key in keys:
             writer.add(key, tensors.pop(key))
         other = {}
-        for key in odd:
+        for key, last in (odd or {}).items():
             value = tensors.pop(key)
-            found = odd_tensors.encoded(value)
+            found = odd_tensors.encoded(value, last)
             if found is None:
                 other[key] = value
             else:
@@ -163,7 +164,7 @@ def _write_shard(
 
 
 def _add_other(writer: ShardWriter, prefix: Path, tensors: Mapping[str, Any]) -> None:
-    """Take over what only TensorFlow can write: numbers of less than a byte."""
+    """Take over what is left to TensorFlow: large, or numbers of less than a byte."""
     import tensorflow as tf
 
     # The kernel runs on the CPU only; elsewhere the runtime copies to it.

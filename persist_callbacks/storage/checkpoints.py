@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,7 @@ from persist_callbacks.storage import (
     run_directory,
 )
 from persist_callbacks.storage.layout import MANIFEST, PREFIX, REPLACED
-from persist_callbacks.storage.sharing import Stamp, stamp_of
+from persist_callbacks.storage.sharing import stamp_of
 
 _SURVEYS = 10
 
@@ -80,13 +81,17 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[Stamp, Committed]] = {}
+        self._found: dict[str, tuple[tuple[int, ...], Committed]] = {}
 
     def read(self, folder: Path) -> Committed:
         """Do as `read` does."""
         try:
-            stamp = stamp_of(folder / MANIFEST)
+            status = os.lstat(folder)
+            stamp = (status.st_dev, status.st_ino, *stamp_of(folder / MANIFEST))
         except OSError:
+            return read(folder)
+        if not stat.S_ISDIR(status.st_mode):
+            # A link to where the same manifest lies now, say.
             return read(folder)
         known = self._found.get(folder.name)
         if known is not None and known[0] == stamp and known[1].path == folder:
@@ -98,8 +103,9 @@ class Known:
     def keep(self, folders: Sequence[Path]) -> None:
         """Forget all others."""
         names = {folder.name for folder in folders}
-        for name in self._found.keys() - names:
-            self._found.pop(name, None)
+        for name in list(self._found):
+            if name not in names:
+                self._found.pop(name, None)
 
 
 def survey(directory: Path, known: Known | None = None) -> list[Found]:

@@ -2,7 +2,9 @@
 
 TensorFlow's own writer would make three files of its own for them at each save, and
 they would be read back and deleted: some milliseconds, for the few strings and the
-iterator's state that almost every checkpoint has.
+iterator's state that almost every checkpoint has. Large ones are left to it: here they
+would be copied several times with the interpreter's lock held, and TensorFlow dies of
+two gigabytes of variants in one message.
 
 The format is that of ``WriteStringTensor`` and ``WriteVariantTensor`` in
 ``tensorflow/core/util/tensor_bundle/tensor_bundle.cc``. Checksums run over lengths as
@@ -11,33 +13,61 @@ numbers of fixed size, and over the masked checksums between the data.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import crc32c
 
 from persist_callbacks.storage import varints
-from persist_callbacks.storage.shards import masked
+from persist_callbacks.storage.shards import Extent, masked
+
+_MOST = 1000
+_LARGEST = 1_000_000
 
 
-def encoded(value: Any) -> tuple[bytes, int] | None:
-    """Give the bytes of a tensor of strings or variants.
+class Encoded(NamedTuple):
+    """A tensor as it lies in a shard.
+
+    Args:
+        shape: its sizes.
+        data: its bytes.
+        crc: their masked CRC-32C.
+    """
+
+    shape: tuple[int, ...]
+    data: bytes
+    crc: int
+
+
+def encoded(value: Any, before: Extent | None) -> Encoded | None:
+    """Encode a tensor of strings or variants that is small.
 
     Args:
         value: an eager tensor or an array.
+        before: the same tensor in the last checkpoint. What size variants have nobody
+            can tell before they are serialised, so that only those are that had little
+            the last time, and are about as many.
 
     Returns:
-        The bytes and their masked CRC-32C; None for a tensor of something else.
+        None for a tensor of something else, a large one, and variants that nothing is
+        known of.
     """
     import tensorflow as tf
 
     # The kernels run on the CPU only; elsewhere the runtime copies to it.
     with tf.device("/CPU:0"):
         tensor = tf.convert_to_tensor(value)
+        shape = tuple(tensor.shape)
+        count = math.prod(shape)
         if tensor.dtype == tf.string:
-            return _strings(_texts(tensor))
-        if tensor.dtype == tf.variant:
-            return _variants(_messages(tensor))
+            lengths = tf.cast(tf.strings.length(tensor), tf.int64)
+            if count <= _MOST and int(tf.reduce_sum(lengths)) <= _LARGEST:
+                return Encoded(shape, *_strings(_texts(tensor)))
+        elif tensor.dtype == tf.variant and before is not None:
+            about = 2 * math.prod(before.shape) + 8
+            if before.size <= _LARGEST and count <= min(about, _MOST):
+                return Encoded(shape, *_variants(_messages(tensor)))
     return None
 
 

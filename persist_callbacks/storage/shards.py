@@ -121,11 +121,12 @@ class ShardWriter:
         )
         self._offset += array.nbytes
 
-    def add_encoded(self, key: str, value: Any, data: bytes, crc: int) -> None:
+    def add_encoded(
+        self, key: str, value: Any, shape: tuple[int, ...], data: bytes, crc: int
+    ) -> None:
         """Write a tensor that is not plain, given its bytes and their masked CRC."""
         import numpy as np
 
-        shape = tuple(value.shape)
         self._extents[key] = Extent(
             _dtype_of(value), shape, self._offset, len(data), crc
         )

@@ -299,10 +299,11 @@ class Store:
             durable.write_file(staged.path / MANIFEST, data)
             manifest.validate(staged.path, checksums=False)
             durable.sync_folder(staged.path)
-            if final.exists():
+            replaces = final.exists()
+            if replaces:
                 self._announce(without={final.name})
             staging.publish(staged.path, final, self.run_id)
-            if announce:
+            if announce or replaces:
                 self._announce()
         return Committed(final, manifest.to_record(description, final))
 

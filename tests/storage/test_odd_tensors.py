@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from persist_callbacks.storage import bundle, bundle_index, odd_tensors, varints
 
-LONG = 2**21
+LONG = 2**18
 
 
 def iterator_state() -> Any:
@@ -63,7 +63,11 @@ def test_the_bytes_are_those_of_tensorflow(make: Any, tmp_path: Path) -> None:
         shape_and_slices=[""],
         tensors=[tf.convert_to_tensor(value)],
     )
-    bundle.write(ours, {"odd": value})
+    # What was written last tells that it may be written here.
+    first = bundle.write(tmp_path / "first", {"odd": value})
+    bundle.write(ours, {"odd": value}, before=first)
+    for file in tmp_path.glob("first*"):
+        file.unlink()
     index = "{}.index"
     assert bundle_index.extents(Path(index.format(ours)).read_bytes()) == (
         bundle_index.extents(Path(index.format(theirs)).read_bytes())
@@ -78,12 +82,49 @@ def test_the_bytes_are_those_of_tensorflow(make: Any, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("make", ODD.values(), ids=ODD)
+def test_it_is_written_without_tensorflow(make: Any, tmp_path: Path) -> None:
+    """Strings from the first time on, variants once it is known how large they are."""
+    value = make()
+    first = bundle.write(tmp_path / "first", {"odd": value}).extents()["odd"]
+    found = odd_tensors.encoded(value, first)
+    assert found is not None
+    assert (found.shape, len(found.data)) == (first.shape, first.size)
+    assert found.crc == first.crc
+    is_variant = getattr(value, "dtype", None) == tf.variant
+    assert (odd_tensors.encoded(value, None) is None) == is_variant
+
+
 def test_what_has_numbers_is_left_to_others() -> None:
     """They are the memory's bytes, or packed ones that only TensorFlow writes."""
-    assert odd_tensors.encoded(tf.constant([1.0])) is None
-    assert (
-        odd_tensors.encoded(tf.cast(tf.constant([1, 2]), tf.as_dtype("int4"))) is None
-    )
+    assert odd_tensors.encoded(tf.constant([1.0]), None) is None
+    packed = tf.cast(tf.constant([1, 2]), tf.as_dtype("int4"))
+    assert odd_tensors.encoded(packed, None) is None
+
+
+def test_what_is_large_is_left_to_tensorflow(tmp_path: Path) -> None:
+    """It would be copied with the interpreter's lock held, and die of two gigabytes."""
+    assert odd_tensors.encoded(tf.constant([b"x" * 600_000] * 2), None) is None
+    assert odd_tensors.encoded(tf.fill((2000,), "x"), None) is None
+    small, large = [
+        tf.stack([tf.raw_ops.OptionalFromValue(components=[tf.zeros(size)])])
+        for size in (10, 300_000)
+    ]
+    written = bundle.write(tmp_path / "large", {"odd": large})
+    assert odd_tensors.encoded(large, written.extents()["odd"]) is None
+    written = bundle.write(tmp_path / "small", {"odd": small})
+    before = written.extents()["odd"]
+    assert odd_tensors.encoded(small, before) is not None
+    # Twenty times as many may be any number of times as large.
+    assert odd_tensors.encoded(tf.stack([small[0]] * 20), before) is None
+
+
+def test_the_shape_is_what_is_written(tmp_path: Path) -> None:
+    """And not what a variable is declared to have."""
+    variable = tf.Variable(["a", "b"], shape=[None])
+    bundle.write(tmp_path / "model.ckpt", {"text": variable})
+    read = bundle.read(tmp_path / "model.ckpt", ["text"])["text"]
+    assert read.numpy().tolist() == [b"a", b"b"]
 
 
 def test_packed_numbers_lie_beside_strings(tmp_path: Path) -> None:

@@ -655,6 +655,19 @@ def test_a_writer_reads_a_manifest_once(
     ]
 
 
+def test_a_writer_counts_no_link(store: Store, tmp_path: Path) -> None:
+    """A checkpoint that was moved away with a link left is none, as for readers."""
+    moved = save(store, 1).path
+    save(store, 2)
+    assert steps(store) == [1, 2]
+    moved.rename(tmp_path / "archive")
+    moved.symlink_to(tmp_path / "archive")
+    assert steps(store) == [2]
+    save(store, 1)
+    assert steps(store) == [1, 2]
+    assert (tmp_path / "archive" / MANIFEST).exists()
+
+
 # Journal and leftovers
 
 
