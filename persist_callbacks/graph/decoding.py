@@ -52,13 +52,16 @@ def rows_to_pictures(graph_def: Any, *, told_after: bool = False) -> Any:
 
 
 def _gives_pictures(node: Any, by_name: Mapping[str, Any]) -> bool:
-    """Whether a Reshape gives pictures of more than a pixel, of a known size."""
+    """Whether a Reshape gives pictures of a known size, of more than one row.
+
+    To OpenCV's reader one row is a form of its own, which it does not turn back.
+    """
     if node.op != "Reshape" or not tf.as_dtype(node.attr["T"].type).is_floating:
         return False
     if by_name[nd.split(node.input[1])[0]].op != "Const":
         return False
     sizes = _sizes(node, by_name)
-    return len(sizes) == _PICTURE and min(sizes[1:]) > 0 and sizes[1:3] != [1, 1]
+    return len(sizes) == _PICTURE and sizes[1] > 1 and min(sizes[2:]) > 0
 
 
 def _write(
@@ -68,9 +71,10 @@ def _write(
     while (maker := by_name[nd.split(source)[0]]).op in _ACTIVATIONS:
         activations.append(maker)
         source = maker.input[0]
-    batch, *picture = _sizes(node, by_name)
+    picture = _sizes(node, by_name)[1:]
     dtype = tf.as_dtype(node.attr["T"].type)
-    one = np.array([batch, 1, 1, np.prod(picture)], np.int32)
+    # Of one of a known batch its reader makes an output more.
+    one = np.array([-1, 1, 1, np.prod(picture)], np.int32)
     types = {"T": dtype, "Tshape": tf.int32}
     sizes = writer.constant("pixel/sizes", one)
     pixel = writer.add("Reshape", "pixel", source, sizes, **types)

@@ -105,6 +105,19 @@ def _dtypes(node: Any, graph: Graph) -> Found:
         yield node.op, "an output that is a constant"
 
 
+def _unlike(node: Any, graph: Graph) -> Iterator[str]:
+    """Yield products for which OpenCV 4 infers shapes, and knows one input's only.
+
+    It does so where anything says how pictures lie, in a graph of pictures and rows.
+    """
+    if len(node.input) != 2 or any(graph.constant_sides(node)):
+        return
+    inputs = [each for each in graph.nodes if each.op == "Placeholder"]
+    ranks = {tf.TensorShape(each.attr["shape"].shape).rank for each in inputs}
+    if len(ranks) > 1 and any("data_format" in each.attr for each in graph.nodes):
+        yield "a product or quotient of two tensors, for which OpenCV 4 infers shapes"
+
+
 def _shared(node: Any, graph: Graph) -> Found:
     """Yield nodes that it joins with one reader, to the loss of another."""
     readers = graph.readers.get(node.name, [])
@@ -189,7 +202,11 @@ def _transposition(node: Any, graph: Graph) -> Iterator[str]:
     layout = graph.layout(node)
     if (rank and rank > 4) or (
         rank == 4
-        and (turn not in (lay.TURNED, lay.TURNED_BACK) or already.get(layout) == turn)
+        and (
+            turn not in (lay.TURNED, lay.TURNED_BACK)
+            or already.get(layout) == turn
+            or layout == lay.MADE
+        )
     ):
         yield "another order of axes than NHWC and NCHW"
 
@@ -304,7 +321,7 @@ def _flattening(node: Any, graph: Graph) -> Iterator[str]:
         return
     elif nd.split(node.input[0])[0] in graph.told:
         yield "pictures that it has as NCHW, and does not know that"
-    elif layout == lay.MADE and node.op == "Squeeze":
+    elif layout == lay.MADE:
         yield "rows made pictures, which it takes for NCHW"
 
 
@@ -319,6 +336,7 @@ def _crop(node: Any, graph: Graph) -> Iterator[str]:
 
 _RULES: Mapping[str, tuple[Callable[[Any, Graph], Iterator[str]], ...]] = {
     **dict.fromkeys(ARITHMETIC, (arithmetic,)),
+    **dict.fromkeys(("Mul", "RealDiv"), (arithmetic, _unlike)),
     **dict.fromkeys(("ConcatV2", "Split"), (_parts,)),
     **dict.fromkeys(("Max", "Mean", "Sum"), (_reduction, of_pictures)),
     **dict.fromkeys(("MirrorPad", "Pad"), (_border, of_pictures)),

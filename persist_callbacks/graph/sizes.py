@@ -34,7 +34,8 @@ def static_reshapes(graph_def: Any) -> Any:
 
     As many numbers come out of a Reshape as go in, so that -1 stands for that size.
     Keras takes the batch's from the input's Shape, and for a Dense on more than two
-    dimensions each other size too.
+    dimensions each other size too. Of single pixels of a known batch OpenCV's reader
+    makes outputs that nobody asked for: there it stands for the batch as well.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -56,12 +57,12 @@ def static_reshapes(graph_def: Any) -> Any:
 
 
 def _known_shapes(graph_def: Any) -> dict[str, Any]:
-    """Return a constant for each Reshape whose shape is computed and can be known."""
+    """Return a constant for each Reshape that has none yet that serves."""
     by_name = {node.name: node for node in graph_def.node}
     suspects = [
         node
         for node in graph_def.node
-        if node.op == "Reshape" and by_name[nd.split(node.input[1])[0]].op != "Const"
+        if node.op == "Reshape" and not _serves(by_name[nd.split(node.input[1])[0]])
     ]
     if not suspects:
         return {}
@@ -73,12 +74,26 @@ def _known_shapes(graph_def: Any) -> dict[str, Any]:
         if sizes is None:
             continue
         wanted = [-1 if size is None else size for size in sizes]
+        if _is_pixel(wanted):
+            wanted[0] = -1
         if wanted.count(-1) > 1 or 0 in wanted:
             continue
         name = unique(f"{node.name}/sizes", taken)
         taken.add(name)
         known[node.name] = nd.constant(name, np.array(wanted, np.int32), tf.int32)
     return known
+
+
+def _serves(shape: Any) -> bool:
+    """Whether a Reshape's shape is a constant that is to stay."""
+    return shape.op == "Const" and not _is_pixel(
+        nd.constant_value(shape).reshape(-1).tolist()
+    )
+
+
+def _is_pixel(sizes: list[int]) -> bool:
+    """Whether they are those of a known number of single pixels."""
+    return len(sizes) == 4 and sizes[1:3] == [1, 1] and sizes[0] > 0 < sizes[3]
 
 
 class Evaluation:

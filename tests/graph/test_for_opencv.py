@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from elsewhere import check, said_of
+from elsewhere import check, run_pb, said_of, said_of_pb
 
+from persist_callbacks import exporting
+from persist_callbacks.graph.compare import generate
 from persist_callbacks.graph.decoding import rows_to_pictures
 from persist_callbacks.graph.freeze import freeze
 from persist_callbacks.graph.simplify import simplify
+from persist_callbacks.graph.trace import run_live
 
 L = keras.layers
 
@@ -126,6 +129,64 @@ def test_what_others_give(runtime: str, tmp_path: Path) -> None:
     check(runtime, HELPED["a skip beside a decoder"], tmp_path)
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_a_fixed_batch(size: int, tmp_path: Path) -> None:
+    """A pixel of a known batch would be an output that nobody asked for."""
+
+    def model() -> keras.Model:
+        z = keras.Input(batch_shape=(size, 7), name="x0")
+        return keras.Model(z, conv(2)(pictures(z, "relu")))
+
+    made = zoo.traced(model)
+    built = exporting.build(made.graph, made.values)
+    assert said_of_pb("opencv", built).loads
+    sample = {"x0": np.random.default_rng(1).normal(size=(size, 7)).astype("float32")}
+    live = run_live(made.model, made.graph, sample)
+    done = run_pb("opencv", built, sample, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (expected,) = live.values()
+    with np.load(tmp_path / "out.npz") as found:
+        (name,) = live
+        np.testing.assert_allclose(
+            np.moveaxis(found[name], 1, -1), expected, rtol=1e-4, atol=1e-5
+        )
+
+
+def excited(x: Any) -> Any:
+    y = conv(4)(x)
+    weights = dense(4, activation="sigmoid")(L.GlobalAveragePooling2D()(y))
+    return L.GlobalMaxPooling2D()(y * L.Reshape((1, 1, 4))(weights))
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_single_pixels_of_a_fixed_batch(size: int, tmp_path: Path) -> None:
+    """A squeeze and excitation, exported for as many rows."""
+    made = zoo.traced(reading(excited, (8, 6, 3)))
+    built = exporting.build(made.graph, made.values, batch_size=size)
+    assert said_of_pb("opencv", built).loads
+    sample = generate(made.graph.inputs, batch=size, open_size=8, seed=1)
+    live = run_live(made.model, made.graph, sample)
+    done = run_pb("opencv", built, sample, tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    with np.load(tmp_path / "out.npz") as found:
+        for name, expected in live.items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+
+
+AFTER_A_DECODER = {
+    "resized": lambda z: L.Flatten()(L.UpSampling2D()(pictures(z))),
+    "padded": lambda z: dense(2)(L.Flatten()(L.ZeroPadding2D(1)(pictures(z)))),
+}
+
+
+@pytest.mark.parametrize("build", AFTER_A_DECODER.values(), ids=AFTER_A_DECODER)
+def test_numbers_of_what_nothing_tells(
+    build: Callable[[Any], Any], tmp_path: Path
+) -> None:
+    """A resize and a border do not say that they are of pictures."""
+    check("opencv", reading(build, (7,)), tmp_path)
+
+
 LEFT_ALONE = {
     "one that it reads": reading(lambda x: L.Flatten()(conv(2)(x)), (8, 6, 3)),
     "one scaled by rows": reading(
@@ -133,6 +194,16 @@ LEFT_ALONE = {
     ),
     "an input that is reshaped": reading(
         lambda x: conv(2)(L.Reshape((8, 6, 1))(x)), (48,)
+    ),
+    "one row": reading(lambda z: conv(2)(L.Reshape((1, 6, 5))(dense(30)(z))), (7,)),
+    "axes turned": reading(
+        lambda z: conv(2)(L.Permute((2, 3, 1))(L.Reshape((5, 4, 3))(dense(60)(z)))),
+        (7,),
+    ),
+    "products of rows and pictures": reading(
+        lambda x, c: conv(2)(conv(4)(x) * L.Reshape((8, 6, 4))(dense(192)(c))),
+        (8, 6, 3),
+        (5,),
     ),
     "a loop": reading(lambda x: L.LSTM(3)(x), (5, 2)),
     "an op that it lacks": reading(
