@@ -108,13 +108,20 @@ def _dtypes(node: Any, graph: Graph) -> Found:
 def _unlike(node: Any, graph: Graph) -> Iterator[str]:
     """Yield products for which OpenCV 4 infers shapes, and knows one input's only.
 
-    It does so where anything says how pictures lie, in a graph of pictures and rows.
+    It does so where anything says how pictures lie, in a graph of pictures and rows,
+    and with an input itself where all sizes are known.
     """
     if len(node.input) != 2 or any(graph.constant_sides(node)):
         return
     inputs = [each for each in graph.nodes if each.op == "Placeholder"]
-    ranks = {tf.TensorShape(each.attr["shape"].shape).rank for each in inputs}
-    if len(ranks) > 1 and any("data_format" in each.attr for each in graph.nodes):
+    shapes = [tf.TensorShape(each.attr["shape"].shape) for each in inputs]
+    stated = any("data_format" in each.attr for each in graph.nodes)
+    of_input = any(graph.source(node, place) in inputs for place in (0, 1))
+    if (stated and len({shape.rank for shape in shapes}) > 1) or (
+        of_input
+        and len(inputs) > 1
+        and all(shape.is_fully_defined() for shape in shapes)
+    ):
         yield "a product or quotient of two tensors, for which OpenCV 4 infers shapes"
 
 

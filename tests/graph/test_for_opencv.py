@@ -248,6 +248,20 @@ def upsampled(rows: Any) -> Any:
     return L.Conv2DTranspose(4, 4, strides=2, padding="same", activation="relu")(y)
 
 
+def test_a_product_with_an_input_of_a_fixed_batch() -> None:
+    """OpenCV 4 does not read it; of one of any number of rows it does."""
+
+    def two(size: int | None) -> keras.Model:
+        x, k = (
+            keras.Input(batch_shape=(size, 8, 6, channels), name=name)
+            for name, channels in (("x", 3), ("k", 1))
+        )
+        return keras.Model([x, k], x * (1 - k) + conv(3)(x * k) * k)
+
+    assert said_of("opencv", simplified(lambda: two(None))).loads
+    assert not said_of("opencv", simplified(lambda: two(2))).loads
+
+
 TAKEN_FOR_ROWS = {
     "numbers": lambda z: dense(2)(L.Flatten()(upsampled(z))),
     "channels": lambda z: (lambda y: L.Concatenate()([y, conv(3)(y)]))(upsampled(z)),
