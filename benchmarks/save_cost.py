@@ -275,10 +275,8 @@ def main() -> None:
                     ]
                     total[way] += [over_the_rest(window) for window in windows]
             for way in chosen:
-                h, t = (
-                    statistics.median(held[way] or [0.0]),
-                    statistics.median(total[way]),
-                )
+                h = statistics.median(held[way] or [0.0])
+                t = statistics.median(total[way])
                 table.add_row(
                     title, way, f"{h * 1e3:.2f}", f"{h / copy:.3f}",
                     f"{t * 1e3:.0f}", f"{t / copy:.1f}",

@@ -93,7 +93,7 @@ def _serves(shape: Any) -> bool:
 
 def _is_pixel(sizes: list[int]) -> bool:
     """Whether they are those of a known number of single pixels."""
-    return len(sizes) == 4 and sizes[1:3] == [1, 1] and sizes[0] > 0 < sizes[3]
+    return len(sizes) == 4 and sizes[1:3] == [1, 1] and min(sizes) > 0
 
 
 class Evaluation:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,31 +80,30 @@ class Known:
     """
 
     def __init__(self) -> None:
-        self._found: dict[str, tuple[tuple[int, ...], Committed]] = {}
+        self._found: dict[Path, tuple[tuple[int, ...], Committed]] = {}
 
     def read(self, folder: Path) -> Committed:
         """Do as `read` does."""
+        identity = _identity(folder)
         try:
-            status = os.lstat(folder)
-            stamp = (status.st_dev, status.st_ino, *stamp_of(folder / MANIFEST))
+            stamp = stamp_of(folder / MANIFEST)
         except OSError:
+            identity = None
+        if identity is None:
             return read(folder)
-        if not stat.S_ISDIR(status.st_mode):
-            # A link to where the same manifest lies now, say.
-            return read(folder)
-        known = self._found.get(folder.name)
-        if known is not None and known[0] == stamp and known[1].path == folder:
+        # By the folder too: a link to where the same manifest lies now is none.
+        now = (*identity, *stamp)
+        known = self._found.get(folder)
+        if known is not None and known[0] == now:
             return known[1]
         found = read(folder)
-        self._found[folder.name] = stamp, found
+        self._found[folder] = now, found
         return found
 
     def keep(self, folders: Sequence[Path]) -> None:
         """Forget all others."""
-        names = {folder.name for folder in folders}
-        for name in list(self._found):
-            if name not in names:
-                self._found.pop(name, None)
+        for gone in set(self._found).difference(folders):
+            self._found.pop(gone, None)
 
 
 def survey(directory: Path, known: Known | None = None) -> list[Found]:

@@ -72,7 +72,7 @@ def write_file(path: Path, data: bytes, *, sync: bool = True) -> None:
     Args:
         path: of the file.
         data: its content.
-        sync: False where the caller syncs it later.
+        sync: False where the caller makes it durable later.
 
     Raises:
         FileExistsError: the path is taken.

@@ -93,14 +93,31 @@ def run_pb(
     return run(runtime, built.data, sample, outputs, folder)
 
 
-def check(runtime: str, model: Callable[[], keras.Model], folder: Path) -> None:
-    """A PB loads where the table says so, and gives the live model's numbers."""
+def check(
+    runtime: str,
+    model: Callable[[], keras.Model],
+    folder: Path,
+    *,
+    rows: int = 3,
+    batch_size: int | None = None,
+    near: float = 1e-4,
+) -> None:
+    """A PB loads where the table says so, and gives the live model's numbers.
+
+    Args:
+        runtime: one of `NAMES`.
+        model: makes the model.
+        folder: for the files.
+        rows: how many it is given.
+        batch_size: as for an export.
+        near: the absolute tolerance.
+    """
     interpreter_of(runtime)
     made = zoo.traced(model)
-    built = exporting.build(made.graph, made.values)
+    built = exporting.build(made.graph, made.values, batch_size=batch_size)
     verdict = said_of_pb(runtime, built)
     assert verdict.loads, verdict
-    sample = generate(made.graph.inputs, batch=3, open_size=16, seed=1)
+    sample = generate(made.graph.inputs, batch=rows, open_size=16, seed=1)
     live = run_live(made.model, made.graph, sample)
     done = run_pb(runtime, built, sample, folder)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -109,7 +126,7 @@ def check(runtime: str, model: Callable[[], keras.Model], folder: Path) -> None:
             array = found[name]
             if expected.ndim > 3 and runtime == "opencv":
                 array = np.moveaxis(array, 1, -1)
-            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=1e-4)
+            np.testing.assert_allclose(array, expected, rtol=1e-4, atol=near)
 
 
 def is_given(

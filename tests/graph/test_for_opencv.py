@@ -11,14 +11,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import zoo
-from elsewhere import check, run_pb, said_of, said_of_pb
+from elsewhere import check, said_of
 
-from persist_callbacks import exporting
-from persist_callbacks.graph.compare import generate
 from persist_callbacks.graph.decoding import rows_to_pictures
 from persist_callbacks.graph.freeze import freeze
 from persist_callbacks.graph.simplify import simplify
-from persist_callbacks.graph.trace import run_live
 
 L = keras.layers
 
@@ -137,19 +134,7 @@ def test_a_fixed_batch(size: int, tmp_path: Path) -> None:
         z = keras.Input(batch_shape=(size, 7), name="x0")
         return keras.Model(z, conv(2)(pictures(z, "relu")))
 
-    made = zoo.traced(model)
-    built = exporting.build(made.graph, made.values)
-    assert said_of_pb("opencv", built).loads
-    sample = {"x0": np.random.default_rng(1).normal(size=(size, 7)).astype("float32")}
-    live = run_live(made.model, made.graph, sample)
-    done = run_pb("opencv", built, sample, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    (expected,) = live.values()
-    with np.load(tmp_path / "out.npz") as found:
-        (name,) = live
-        np.testing.assert_allclose(
-            np.moveaxis(found[name], 1, -1), expected, rtol=1e-4, atol=1e-5
-        )
+    check("opencv", model, tmp_path, rows=size, near=1e-5)
 
 
 def excited(x: Any) -> Any:
@@ -161,16 +146,8 @@ def excited(x: Any) -> Any:
 @pytest.mark.parametrize("size", [1, 2])
 def test_single_pixels_of_a_fixed_batch(size: int, tmp_path: Path) -> None:
     """A squeeze and excitation, exported for as many rows."""
-    made = zoo.traced(reading(excited, (8, 6, 3)))
-    built = exporting.build(made.graph, made.values, batch_size=size)
-    assert said_of_pb("opencv", built).loads
-    sample = generate(made.graph.inputs, batch=size, open_size=8, seed=1)
-    live = run_live(made.model, made.graph, sample)
-    done = run_pb("opencv", built, sample, tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
-    with np.load(tmp_path / "out.npz") as found:
-        for name, expected in live.items():
-            np.testing.assert_allclose(found[name], expected, rtol=1e-4, atol=1e-5)
+    model = reading(excited, (8, 6, 3))
+    check("opencv", model, tmp_path, rows=size, batch_size=size, near=1e-5)
 
 
 AFTER_A_DECODER = {
