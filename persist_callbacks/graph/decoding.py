@@ -20,7 +20,9 @@ _ACTIVATIONS = (
 )
 
 
-def rows_to_pictures(graph_def: Any, *, told_after: bool = False) -> Any:
+def rows_to_pictures(
+    graph_def: Any, *, told_after: bool = False, apart: bool = False
+) -> Any:
     """Make rows a picture of one pixel first, where a Reshape makes pictures of them.
 
     OpenCV takes what a Reshape makes of rows for NCHW. Of a picture it knows that it
@@ -32,6 +34,9 @@ def rows_to_pictures(graph_def: Any, *, told_after: bool = False) -> Any:
         graph_def: a GraphDef, its Reshapes' shapes constant; not changed.
         told_after: whether to tell it again what comes of the Reshape, for what reads
             that and does not tell it by itself, as a convolution does.
+        apart: whether to have it forget first what it takes them for. It passes on what
+            it is told to what that came of, such as an input, and takes only products
+            for rows whatever it is told.
     """
     by_name = {node.name: node for node in graph_def.node}
     suspects = [node for node in graph_def.node if _gives_pictures(node, by_name)]
@@ -46,7 +51,7 @@ def rows_to_pictures(graph_def: Any, *, told_after: bool = False) -> Any:
 
     def write(node: Any, writer: Writer) -> None:
         if node.name in found:
-            _write(node, by_name, writer, told_after=told_after)
+            _write(node, by_name, writer, told_after=told_after, apart=apart)
 
     return rewritten(graph_def, write)
 
@@ -65,7 +70,12 @@ def _gives_pictures(node: Any, by_name: Mapping[str, Any]) -> bool:
 
 
 def _write(
-    node: Any, by_name: Mapping[str, Any], writer: Writer, *, told_after: bool
+    node: Any,
+    by_name: Mapping[str, Any],
+    writer: Writer,
+    *,
+    told_after: bool,
+    apart: bool,
 ) -> None:
     source, activations = node.input[0], []
     while (maker := by_name[nd.split(source)[0]]).op in _ACTIVATIONS:
@@ -73,6 +83,8 @@ def _write(
         source = maker.input[0]
     picture = _sizes(node, by_name)[1:]
     dtype = tf.as_dtype(node.attr["T"].type)
+    if apart:
+        source = _forgotten(writer, source, int(np.prod(picture)), dtype)
     # Of one of a known batch its reader makes an output more.
     one = np.array([-1, 1, 1, np.prod(picture)], np.int32)
     types = {"T": dtype, "Tshape": tf.int32}
@@ -93,6 +105,24 @@ def _write(
             last = _same(writer, name, last, dtype)
         else:
             last = writer.copy(step, name, last, *step.input[1:])
+
+
+def _forgotten(writer: Writer, source: str, size: int, dtype: tf.DType) -> str:
+    """Write the same as rows, of which OpenCV knows that they are some.
+
+    What says NCHW, between things that say NHWC, leaves it with no guess of what comes
+    before; and numbers in two dimensions are rows.
+    """
+    types = {"T": dtype, "Tshape": tf.int32}
+    sizes = writer.constant("apart/sizes", np.array([-1, 1, size], np.int32))
+    lines = writer.add("Reshape", "apart", source, sizes, **types)
+    # Nothing else leaves each number as it is, a negative zero too.
+    nothing = writer.constant("apart/nothing", np.array([-0.0]), dtype)
+    same = writer.add(
+        "BiasAdd", "apart/same", lines, nothing, T=dtype, data_format=b"NCHW"
+    )
+    sizes = writer.constant("rows/sizes", np.array([-1, size], np.int32))
+    return writer.add("Reshape", "rows", same, sizes, **types)
 
 
 def _same(writer: Writer, part: str, source: str, dtype: tf.DType) -> str:

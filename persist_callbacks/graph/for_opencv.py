@@ -7,6 +7,7 @@ tried on the graph, and written where nothing else stands in OpenCV's way then.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -19,6 +20,7 @@ from persist_callbacks.graph.decoding import rows_to_pictures
 from persist_callbacks.graph.op_tables import NOT_KNOWN
 from persist_callbacks.graph.portable import spell_out_attributes
 from persist_callbacks.graph.shapes import inferred_shapes
+from persist_callbacks.graph.slices import keep_dimensions
 
 _PICTURE = 4
 
@@ -47,14 +49,28 @@ def _candidates(
     graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]
 ) -> Iterator[Any]:
     """Yield the graph in other forms, those first that are nearest to it."""
+    yield from _forms(graph_def, inputs, outputs)
+    whole = keep_dimensions(graph_def)
+    if whole != graph_def:
+        whole = _as_written(whole, inputs, outputs)
+        yield whole
+        yield from _forms(whole, inputs, outputs)
+
+
+def _forms(
+    graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]
+) -> Iterator[Any]:
     yield from _stated(graph_def)
-    for told_after in (False, True):
-        changed = rows_to_pictures(graph_def, told_after=told_after)
+    for apart, told_after in itertools.product((False, True), repeat=2):
+        changed = rows_to_pictures(graph_def, told_after=told_after, apart=apart)
         if changed == graph_def:
             return
-        changed = canonical(changed, inputs=inputs, outputs=outputs)
         # Told nothing, it goes on taking what comes of the rows for rows.
-        yield from _stated(spell_out_attributes(changed))
+        yield from _stated(_as_written(changed, inputs, outputs))
+
+
+def _as_written(graph_def: Any, inputs: Sequence[str], outputs: Sequence[str]) -> Any:
+    return spell_out_attributes(canonical(graph_def, inputs=inputs, outputs=outputs))
 
 
 def _stated(graph_def: Any) -> Iterator[Any]:

@@ -262,6 +262,9 @@ def _slice(node: Any, graph: Graph) -> Iterator[str]:
             yield "pictures that are turned round"
     elif set(odd) - {"shrink_axis_mask"}:
         yield "a part that names not each dimension from the first on"
+    elif odd and shape.rank > 1 and node.attr[odd[0]].i & 1:
+        # Kept, it is a batch of one.
+        yield "one of several along the first dimension, which it keeps"
     elif odd and _is_wanted_smaller(node, graph):
         yield "one of several, which keeps the dimension there"
     elif odd and any(
@@ -313,6 +316,8 @@ def _reshaping(node: Any, graph: Graph) -> Iterator[str]:
         yield "rows made pictures, which it takes for NCHW"
     elif is_picture and source.rank != 4 and len(graph.outputs()) > 1:
         yield "pictures that it does not give by their name, one of several outputs"
+    elif is_picture and source.rank == 4 and graph.layout(node) == lay.UNKNOWN:
+        yield _UNTOLD
     yield from _flattening(node, graph)
 
 

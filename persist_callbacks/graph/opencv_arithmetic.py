@@ -154,6 +154,9 @@ def bias(node: Any, graph: Graph) -> Iterator[str]:
         graph: the graph.
     """
     rank, maker = graph.shape(node).rank, graph.source(node)
+    if _sizes(graph.source(node, 1)).num_elements() == 1 and rank == 3:
+        # To each number alike, whatever it takes them for.
+        return
     if rank not in (None, 2, 4) and not (maker.op == "Conv3D" and rank == 5):
         yield _ODD_BIAS
     elif not nd.has_channels_last(node):

@@ -40,9 +40,6 @@ _ASKED_FOR = {
     ),
     "Sum": ("keep_dims",),
 }
-_MASKS = _ASKED_FOR["StridedSlice"]
-# The rank of pictures.
-_PICTURE = 4
 
 
 def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
@@ -114,61 +111,6 @@ def name_results(graph_def: Any, outputs: Sequence[str]) -> Any:
         node.name = renamed.get(node.name, node.name)
         result.node.append(node)
     return result
-
-
-def spell_out_slices(graph_def: Any) -> Any:
-    """Say of each of a picture's four dimensions from where to where a part goes.
-
-    OpenCV's reader takes the places of fewer for those of its own order.
-
-    Args:
-        graph_def: a GraphDef; not changed.
-    """
-    by_name = {node.name: node for node in graph_def.node}
-    suspects = [node for node in graph_def.node if node.op == "StridedSlice"]
-    if not suspects:
-        return graph_def
-    shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
-
-    def write(node: Any, writer: Writer) -> None:
-        if node.op == "StridedSlice" and shapes[node.input[0]].rank == _PICTURE:
-            constants = [by_name[nd.split(ref)[0]] for ref in node.input[1:4]]
-            if all(each.op == "Const" for each in constants):
-                _spell_out(node, constants, writer)
-
-    return rewritten(graph_def, write)
-
-
-def _spell_out(node: Any, constants: Sequence[Any], writer: Writer) -> None:
-    """Write a slice with all its bounds, or nothing if it has them."""
-    masks = {key: node.attr[key].i if key in node.attr else 0 for key in _MASKS}
-    bounds = [nd.constant_value(each).reshape(-1).tolist() for each in constants]
-    count = len(bounds[0])
-    whole = [place for place in range(count) if masks["ellipsis_mask"] >> place & 1]
-    changes_rank = masks["new_axis_mask"] or masks["shrink_axis_mask"]
-    if changes_rank or not (whole or count < _PICTURE):
-        return
-    places: list[int | None] = list(range(count))
-    at = whole[0] if whole else count
-    # What is left out, or stands for several, is taken whole.
-    places[at : at + len(whole)] = [None] * (_PICTURE - count + len(whole))
-    dtype = tf.as_dtype(node.attr["Index"].type)
-    names = []
-    for numbers, part, full in zip(
-        bounds, ("begin", "end", "strides"), (0, 0, 1), strict=True
-    ):
-        spelled = [full if place is None else numbers[place] for place in places]
-        array = np.array(spelled, dtype.as_numpy_dtype)
-        names.append(writer.constant(part, array, dtype))
-    writer.copy(node, "", node.input[0], *names)
-    made = writer.made[-1]
-    for key in ("begin_mask", "end_mask"):
-        made.attr[key].i = sum(
-            1 << at
-            for at, place in enumerate(places)
-            if place is None or masks[key] >> place & 1
-        )
-    made.attr["ellipsis_mask"].i = 0
 
 
 def spell_out_attributes(graph_def: Any) -> Any:

@@ -35,10 +35,10 @@ from persist_callbacks.graph.portable import (
     erfc_to_erf,
     name_results,
     spell_out_attributes,
-    spell_out_slices,
     split_grouped_convolutions,
 )
 from persist_callbacks.graph.sizes import static_reshapes
+from persist_callbacks.graph.slices import spell_out_slices
 from persist_callbacks.graph.softmaxes import spell_out_softmaxes
 from persist_callbacks.graph.weights import hide_all, hide_unfoldable, put_back
 from persist_callbacks.graph.windows import crop_filters, pads_into_convolutions

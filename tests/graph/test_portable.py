@@ -16,7 +16,6 @@ from persist_callbacks.graph.portable import (
     erfc_to_erf,
     name_results,
     spell_out_attributes,
-    spell_out_slices,
     split_grouped_convolutions,
 )
 from persist_callbacks.records import TensorInfo
@@ -277,56 +276,6 @@ def test_an_input_of_whole_numbers_that_is_an_output(
     wanted = [TensorInfo("y", None, dtype.name)]
     found = from_graph_def(graph_def, None, wanted)(given)
     np.testing.assert_array_equal(found, given)
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        lambda x: x[:, 1:3],
-        lambda x: x[:, :-1, 2:],
-        lambda x: x[..., 1:],
-        lambda x: x[:, 1:, ..., :2],
-        lambda x: x[1:, ...],
-        lambda x: x[:, ::2, -3:99],
-        lambda x: x[:, 1:2, :, ..., 3:1:-1],
-    ],
-)
-def test_parts_of_pictures(part: Any) -> None:
-    """All four bounds are said, to the very same part."""
-    graph = tf.Graph()
-    with graph.as_default():
-        x = v1.placeholder(tf.float32, [None, 6, 5, 4], name="x")
-        tf.identity(part(x), name="y")
-    before = graph.as_graph_def()
-    after = spell_out_slices(before)
-    by_name = {node.name: node for node in after.node}
-    (made,) = (node for node in after.node if node.op == "StridedSlice")
-    for reference in made.input[1:]:
-        assert nd.constant_value(by_name[reference]).shape == (4,)
-    assert not made.attr["ellipsis_mask"].i
-    fed = np.random.default_rng(0).random((2, 6, 5, 4), dtype=np.float32)
-    wanted = [TensorInfo("y", None, "float32")]
-    found = from_graph_def(after, None, wanted)(fed)
-    np.testing.assert_array_equal(found, part(fed))
-
-
-@pytest.mark.parametrize(
-    "part",
-    [
-        lambda x: x[:, 1:3, :, 2:],
-        lambda x: x[:, 1],
-        lambda x: x[:, None, 1:],
-        lambda x: x[:, tf.shape(x)[0] :],
-        lambda x: tf.reshape(x, [-1, 30, 4])[:, 1:],
-    ],
-)
-def test_parts_that_stay(part: Any) -> None:
-    """Those that say all, drop or add a dimension, are computed, or of no pictures."""
-    graph = tf.Graph()
-    with graph.as_default():
-        tf.identity(part(v1.placeholder(tf.float32, [None, 6, 5, 4])), name="y")
-    before = graph.as_graph_def()
-    assert spell_out_slices(before) == before
 
 
 def test_attributes_that_a_reader_asks_for() -> None:
