@@ -92,6 +92,8 @@ class CheckpointedRun:
         self.resume_point: ResumePoint | None = None
         self._thread = threading.current_thread()
 
+        if self._fit is not None:
+            model_building.build_rest(self._model, self._fit.data.element_spec())
         self._recovery = self._find_recovery()
         self._settings = settings.describe(self._model, loop.arguments)
         loop.arguments = {}
@@ -232,6 +234,9 @@ class CheckpointedRun:
             self._fit.wrap_train_function(self._fit_step)
             state = None if self._recovery is None else self._recovery.state
             passed = Passed() if state is None else state.data.passed
+            self._fit.data.share_seeds(
+                self._fit.validates_on, passed, self._validation_name
+            )
             # The iterator that was in use is made anew by fit itself.
             self._fit.data.count_iterators(
                 max(0, passed.iterators - 1),
@@ -597,6 +602,7 @@ class CheckpointedRun:
                 passed.validation_iterators,
                 self._validation_beginning,
                 drawn_before=passed.validation_drawn,
+                run=self._validation_name,
                 filling=self._filling,
             )
             # Every validation begins by telling its data of an epoch's end; of this
@@ -698,9 +704,10 @@ class CheckpointedRun:
                     "newest checkpoint when the script is run again."
                 )
             elif self._trained or self._last is not None:
-                last = self._last or self._take_last()
-                self._last = None
-                self._saver.finish(lambda: self._capturer.finish(last))
+                last, self._last = self._last, None
+                self._saver.finish(
+                    lambda: self._capturer.finish(last or self._take_last())
+                )
                 self._poisoning.check(self._step, {})
             elif self.resume_point is not None:
                 self._say(
@@ -776,6 +783,11 @@ class CheckpointedRun:
             data.iterators_drawn,
             self._validated.validation_drawn,
         )
+
+    @property
+    def _validation_name(self) -> str:
+        """What iterators over validation data count for, which may be the data too."""
+        return f"validation of {self._options.path}"
 
     def _validation_begins_with(self) -> Beginning | None:
         validation = self._validation

@@ -255,6 +255,19 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 "keras.callbacks.CallbackList([...], model=model, epochs=...) and call "
                 "the list's hooks.",
             )
+        others = [
+            each
+            for each in loop.callbacks
+            if isinstance(each, PeriodicCheckpoint) and each is not self
+        ]
+        if others:
+            raise ArgumentError(
+                "callbacks",
+                expected="one PeriodicCheckpoint in a fit, which answers for its steps",
+                found=f"another one, for {others[0].run_directory}",
+                advice="Keep its directory on the disk that shall outlive the machine, "
+                "and every_steps or max_overhead for how often.",
+            )
         self._run = CheckpointedRun(self._options, self, loop)
         _HOLDING[self._options.path] = self._run
 

@@ -426,14 +426,25 @@ class Saver:
         if position.batch == 0:
             self._saved_epoch = position.epoch
 
-    def take_ahead(self, take: Callable[[], Snapshot]) -> Snapshot:
+    def take_ahead(self, take: Callable[[], Snapshot]) -> Snapshot | None:
         """Take a snapshot that is not written yet, and count what that has cost.
 
         Args:
             take: takes the snapshot.
+
+        Returns:
+            None where it could not be taken, which has been told.
+
+        Raises:
+            SaveFailed: it could not, and ``on_error`` is ``raise``.
         """
         begun = time.monotonic()
-        snapshot = take()
+        try:
+            snapshot = take()
+        except Exception as error:  # noqa: BLE001 - reported as on_error says
+            _note_failure(self._store, error)
+            self._fail(error)
+            return None
         self._overhead.charge(time.monotonic() - begun)
         return snapshot
 

@@ -281,6 +281,51 @@ class InTheWay(keras.callbacks.Callback):
         self._step += 1
 
 
+class Unwritable(keras.callbacks.Callback):
+    """Its state is nothing that JSON can hold, until so many steps are done."""
+
+    def __init__(self, steps):
+        super().__init__()
+        self._steps, self._done = steps, 0
+
+    def on_train_batch_end(self, batch, logs=None):
+        self._done += 1
+
+    def get_state(self):
+        return {"seen": {1, 2} if self._done < self._steps else [1, 2]}
+
+    def set_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize(("until", "kept"), [(9, [10, 14]), (99, [])])
+@pytest.mark.usefixtures("synchronous")
+def test_a_state_that_cannot_be_taken_ends_nothing(until, kept, tmp_path):
+    """Be it at a step, before a validation, or at the end of the last epoch."""
+    run, (x, y) = tmp_path / "run", data()
+    model = linear()
+    with pytest.warns(PersistWarning, match="Unwritable.0.seen"):
+        model.fit(
+            *(x, y),
+            epochs=2,
+            batch_size=8,
+            verbose=0,
+            validation_data=(x, y),
+            callbacks=[Unwritable(until), ours(run, every_steps=5, keep_last=9)],
+        )
+    assert kept_steps(run) == kept
+    assert int(model.optimizer.iterations.numpy()) == 14
+
+
+def test_two_of_them_in_one_fit_are_refused(tmp_path):
+    """Each would answer for steps that the other has passed."""
+    both = [ours(tmp_path / "one"), ours(tmp_path / "other")]
+    with pytest.raises(ArgumentError, match="one PeriodicCheckpoint in a fit") as found:
+        fit(linear(), *both)
+    assert str(tmp_path / "other") in str(found.value)
+    assert not (tmp_path / "one").exists()
+
+
 @pytest.mark.usefixtures("synchronous")
 def test_a_failed_save_is_warned_of_and_tried_again(tmp_path):
     """The run directory away for a while costs those checkpoints, and not the run."""

@@ -396,14 +396,61 @@ def from_generator(model, callbacks):
     return model.fit(dataset, epochs=4, verbose=0, callbacks=callbacks)
 
 
+class SaysThatItIsBuilt(keras.Model):
+    """Marked as built by its shape, as Keras warns, before its layers are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = keras.layers.Dense(8, activation="relu")
+        self.drop = keras.layers.Dropout(0.3)
+        self.second = keras.layers.Dense(CLASSES)
+
+    def call(self, x, training=False):
+        return self.second(self.drop(self.first(x), training=training))
+
+
+def says_that_it_is_built():
+    model = SaysThatItIsBuilt()
+    model.build((None, FEATURES))
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.filterwarnings("ignore:`build..` was called on layer:UserWarning")
 @pytest.mark.parametrize(
-    ("build", "fit"), [(two_optimizers, arrays), (linear, from_generator)]
+    ("build", "fit"),
+    [
+        (two_optimizers, arrays),
+        (linear, from_generator),
+        (says_that_it_is_built, arrays),
+    ],
 )
 def test_what_is_not_where_keras_would_have_it(build, fit, tmp_path):
     """Optimizers and variables in containers; Python's part in a tf.data pipeline."""
     expected = train(build, fit, None)
     found = train_with_crashes(build, fit, tmp_path / "run", [10, 6], every_steps=3)
+    assert found == expected
+
+
+def beside_one_without_an_end(model, callbacks):
+    """The shorter data begin anew within an epoch, and are left in a round's midst."""
+    whole = tf.data.Dataset.from_tensor_slices(data())
+    pairs = tf.data.Dataset.zip(
+        (whole.shuffle(50), whole.take(20).shuffle(20).repeat())
+    )
+    rows = pairs.map(lambda one, other: (one[0] + 0.1 * other[0], one[1])).batch(8)
+    return model.fit(rows, epochs=4, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.parametrize("way", ["iterator", "replay"])
+def test_data_that_never_end_within_data_that_do(way, tmp_path):
+    """How many seeds they took is found out by going through the data again."""
+    fit = beside_one_without_an_end
+    expected = train(linear, fit, None)
+    found = train_with_crashes(
+        linear, fit, tmp_path / "run", [10, 6], every_steps=3, data_state=way
+    )
     assert found == expected
 
 

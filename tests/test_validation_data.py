@@ -104,3 +104,36 @@ def test_crashes_leave_no_trace(make, options, tmp_path):
     expected = train(linear, fit, None)
     found = train_with_crashes(linear, fit, tmp_path / "run", [10, 6, 4], every_steps=3)
     assert found == expected
+
+
+def parts_of_one(ways):
+    """The usual split; each iterator over either part takes seeds of the whole."""
+    whole = tf.data.Dataset.from_tensor_slices(data()).shuffle(50)
+    return {
+        "split": (whole.take(24).batch(8), whole.skip(24).batch(8)),
+        "the same": (whole.batch(8).prefetch(2), whole.batch(8)),
+        "shuffled again": (whole.take(24).shuffle(9).batch(8), whole.skip(24).batch(8)),
+    }[ways]
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("way", ["iterator", "replay"])
+@pytest.mark.parametrize("parts", ["split", "the same", "shuffled again"])
+def test_parts_of_one_shuffled_data_set(parts, way, tmp_path):
+    """After a first validation, after two, and within the first epoch."""
+
+    def fit(model, callbacks):
+        rows, validation_data = parts_of_one(parts)
+        return model.fit(
+            rows,
+            epochs=5,
+            verbose=0,
+            callbacks=callbacks,
+            validation_data=validation_data,
+        )
+
+    expected = train(linear, fit, None)
+    found = train_with_crashes(
+        linear, fit, tmp_path / "run", [2, 9, 5], every_steps=2, data_state=way
+    )
+    assert found == expected

@@ -410,11 +410,35 @@ class FitData:
             filling=filling,
         )
 
+    def share_seeds(self, validation: Any, passed: Passed, run: str) -> None:
+        """Have validation data take their seeds first, if they share these data's.
+
+        As parts of one shuffled data set do. Each iterator over either takes the next
+        seeds, so that the data can only go on where they were after those of the
+        validations that are done.
+
+        Args:
+            validation: what ``fit`` is given to validate on.
+            passed: what went before.
+            run: what its iterators count for.
+        """
+        if not isinstance(validation, tf.data.Dataset):
+            return
+        seeds = Seeds(validation)
+        if not self.seeds.shares(seeds):
+            return
+        tally = _tally_of(validation, run)
+        while tally.iterators < passed.validation_iterators:
+            tally.iterators += 1
+            iter(validation)
+        seeds.catch_up(passed.validation_drawn - tally.drawn)
+        tally.drawn = max(tally.drawn, passed.validation_drawn)
+
     def _tally(self, run: str) -> _Tally:
         if not isinstance(self._given, tf.data.Dataset):
             # Of anything else, each fit makes a pipeline of its own.
             return _Tally()
-        return _TALLIES.setdefault(self._given, {}).setdefault(run, _Tally())
+        return _tally_of(self._given, run)
 
     def count_epochs(self, ended_before: int) -> None:
         """Count the epochs' ends that the data see, and make up for earlier ones now.
@@ -466,6 +490,10 @@ class _Tally:
 _TALLIES: weakref.WeakKeyDictionary[Any, dict[str, _Tally]] = (
     weakref.WeakKeyDictionary()
 )
+
+
+def _tally_of(dataset: Any, run: str) -> _Tally:
+    return _TALLIES.setdefault(dataset, {}).setdefault(run, _Tally())
 
 
 class _Counted:
@@ -520,7 +548,7 @@ class _Counted:
         while self.made < iterators:
             made = iter(self.data)
             self.tally.iterators += 1
-            if self.tally.drawn < drawn and self._must_fill(beginning):
+            if self.tally.drawn < drawn and self._must_go_through(beginning):
                 self.tally.drawn += 1
                 for number, _ in enumerate(made):
                     self._filling(number)
@@ -532,17 +560,30 @@ class _Counted:
         early = self._random_before is not None
         if beginning.seeds is not None:
             pipeline.set_iterator_state(iter(self.data), beginning.seeds)
-        for variable, value in zip(self._variables, beginning.variables, strict=False):
-            variable.assign(value)
+        now, then = self._variables, beginning.variables
+        if len(now) == len(then):
+            for variable, value in zip(now, then, strict=True):
+                variable.assign(value)
+        else:
+            self.left_out.append(
+                f"the data's functions hold {len(now)} variables, such as the state of "
+                f"random generators, where there were {len(then)}: none is put back"
+            )
         if beginning.random is not None and self._with_random and not early:
             randomness.restore(beginning.random)
         if beginning.own is not None and self._source is not None:
-            self.left_out = python_data.restore(self._source, beginning.own)
+            self.left_out += python_data.restore(self._source, beginning.own)
 
-    def _must_fill(self, beginning: Beginning | None) -> bool:
-        """Whether the first epoch is gone through for the order that it leaves."""
+    def _must_go_through(self, beginning: Beginning | None) -> bool:
+        """Whether the next epoch is gone through for what it leaves.
+
+        That is the order in which a cache was filled, or how many seeds were taken; a
+        saved state has both.
+        """
+        if beginning is not None and beginning.has_caches:
+            return False
         is_first = self.tally.drawn == 0 and self._seeds.fills_cache
-        return is_first and not (beginning is not None and beginning.has_caches)
+        return is_first or self._seeds.must_be_drawn
 
     def beginning_now(self, random: dict[str, Any] | None = None) -> Beginning:
         if random is None and self._with_random:

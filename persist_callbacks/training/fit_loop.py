@@ -74,6 +74,8 @@ class FitLoop:
         self._epochs: int | None = (fit_locals or {}).get("epochs")
         # What fit was called with; a user's own loop tells nothing.
         self.arguments: dict[str, Any] = dict(fit_locals or {})
+        # What it is to validate on, where that is known.
+        self.validates_on: Any = self.arguments.get("val_x")
         self._wrapped: _Wrapped | None = None
 
     @classmethod
@@ -110,7 +112,7 @@ class FitLoop:
         """The data that ``Model.fit`` validates on, once it has begun to."""
         # Kept on the model from the first validation on, and taken off at fit's end.
         source = getattr(self._model, "_eval_epoch_iterator", None)
-        return None if source is None else FitData(source)
+        return None if source is None else FitData(source, given=self.validates_on)
 
     @property
     def callbacks(self) -> list[Any]:
@@ -252,7 +254,7 @@ class FitLoop:
 
     def let_go(self) -> None:
         """Hold on to fit's data no longer: buffers of its iterator may be large."""
-        self._data = None
+        self._data = self.validates_on = None
 
     def mute_batches_before(self, batch: int) -> None:
         """Keep batch hooks from callbacks while batches that are done pass by.

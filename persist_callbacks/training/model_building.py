@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import keras
@@ -34,6 +35,28 @@ def build_model(model: Any, element_spec: Any) -> None:
         return
     spec = element_spec[0] if isinstance(element_spec, tuple) else element_spec
     model(keras.tree.map_structure(_symbolic, spec))
+
+
+def build_rest(model: Any, element_spec: Any) -> None:
+    """Build the layers that a model has not built, though it says that it is.
+
+    After ``build`` of a subclassed one with a shape, say: Keras does not know what its
+    layers are given, and leaves them to the first step. Those that cannot be built now
+    are left to that too.
+
+    Args:
+        model: the Keras model.
+        element_spec: structure of ``tf.TypeSpec`` of one batch; None for an unknown.
+    """
+    if not model.built or element_spec is None:
+        return
+    # What looks at all layers has no public name.
+    if all(layer.built for layer in model._flatten_layers(include_self=False)):
+        return
+    spec = element_spec[0] if isinstance(element_spec, tuple) else element_spec
+    # Code of the user's, which may not be made for this; the step shows what is wrong.
+    with contextlib.suppress(Exception):
+        model(keras.tree.map_structure(_symbolic, spec))
 
 
 def build_all(model: Any, element_spec: Any) -> None:

@@ -32,11 +32,20 @@ class Buffered:
 
 
 def captured_variables(dataset: Any) -> list[Any]:
-    """List the small variables that functions of a pipeline have captured."""
+    """List the small variables that functions of a pipeline have captured.
+
+    In the order in which they were captured, which is that of the code: a graph's own
+    list of them comes by where they lie in memory, otherwise in each process.
+    """
     found: dict[int, Any] = {}
     for part in parts(dataset):
         for graph in _graphs(part):
-            for variable in graph.variables:
+            places = {id(given): at for at, (given, _) in enumerate(graph.captures)}
+            ordered = sorted(
+                graph.variables,
+                key=lambda each: (places.get(id(each.handle), len(places)), each.name),
+            )
+            for variable in ordered:
                 if variable.shape.num_elements() <= _LARGEST_STATE:
                     found.setdefault(id(variable), variable)
     return list(found.values())

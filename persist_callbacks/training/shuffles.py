@@ -64,6 +64,9 @@ class Seeds:
 
     def __init__(self, dataset: Any) -> None:
         self.holders = list(_holders(dataset, Holder(dataset)))
+        self._is_finite = (
+            isinstance(dataset, tf.data.Dataset) and int(dataset.cardinality()) >= 0
+        )
         # Shuffles that nobody can reach: a function has them from elsewhere.
         self.hidden = any(_captures_datasets(part) for part in pipeline.parts(dataset))
 
@@ -71,6 +74,17 @@ class Seeds:
     def fills_cache(self) -> bool:
         """Whether an order is kept in memory from the first epoch on."""
         return any(each.cached and each.made is not None for each in self.holders)
+
+    @property
+    def must_be_drawn(self) -> bool:
+        """Whether only going through the data tells what an iterator over them takes.
+
+        A ``repeat`` without an end, beside something that ends, is left in the midst of
+        some round.
+        """
+        return self._is_finite and any(
+            each.made is None and not each.cached for each in self.holders
+        )
 
     @property
     def come_back(self) -> bool:
@@ -89,6 +103,16 @@ class Seeds:
             if holder.made is not None and not holder.cached:
                 for _ in range(iterators * (holder.made - holder.at_once)):
                     iter(holder.dataset)
+
+    def shares(self, other: Seeds) -> bool:
+        """Whether some generator is in another pipeline too.
+
+        Args:
+            other: the seeds of that one.
+        """
+        return not {id(each.dataset) for each in self.holders}.isdisjoint(
+            id(each.dataset) for each in other.holders
+        )
 
     def late(self) -> list[Any]:
         """List the parts that take seeds once, when an iterator is first drawn from."""

@@ -98,3 +98,17 @@ def test_captured_variables():
     data = data.map(lambda x: x + generator.normal((5,)))
     found = pipeline.captured_variables(data)
     assert [id(variable) for variable in found] == [id(generator.state)]
+
+
+def test_the_order_of_captured_variables():
+    """That of the code; of so many, memory's would be another but by a wonder."""
+    generators = [tf.random.Generator.from_seed(seed) for seed in range(12)]
+
+    def noisy(x):
+        for generator in reversed(generators):
+            x = x + generator.normal((4,))
+        return x
+
+    found = pipeline.captured_variables(rows().map(noisy).batch(8))
+    expected = [id(generator.state) for generator in reversed(generators)]
+    assert [id(variable) for variable in found] == expected
