@@ -14,6 +14,7 @@ from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import canonical, in_order
 from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.ordering import without_order
 from persist_callbacks.graph.rewriting import Rewriter
 
 
@@ -36,7 +37,9 @@ def read_outside_functions(graph: InferenceGraph) -> InferenceGraph:
     inputs = [info.name for info in graph.inputs]
     outputs = [info.name for info in graph.outputs]
     rewriter = Rewriter(graph)
-    rewriter.rewrite(in_order(graph.graph_def.node, [*inputs, *outputs]))
+    # A seed that a layer draws and makes no use of is nobody's to refuse.
+    nodes = without_order(graph.graph_def, outputs)
+    rewriter.rewrite(in_order(nodes, [*inputs, *outputs]))
     taken = {node.name for node in rewriter.nodes}
     reads: dict[str, str] = {}
     for _, node in rewriter.constants:

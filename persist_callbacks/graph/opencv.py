@@ -136,7 +136,7 @@ def _shared(node: Any, graph: Graph) -> Found:
         yield node.op, "a bias that only some of its readers want"
     if node.op == "SpaceToBatchND" and len(ops) > 1:
         yield node.op, "a dilation that several convolutions share"
-    if node.op == "SpaceToBatchND" and len(ops) == 1 and ops[0] not in _WINDOWS:
+    if node.op == "SpaceToBatchND" and len(ops) < 2 and not {*ops} & {*_WINDOWS}:
         yield node.op, "pieces of pictures that no convolution takes"
     if node.op == "Pad" and len(ops) > 1 and "Conv2D" in ops:
         yield node.op, "a border that a convolution shares with others"
@@ -219,7 +219,10 @@ def _transposition(node: Any, graph: Graph) -> Iterator[str]:
 
 
 def _border(node: Any, graph: Graph) -> Iterator[str]:
-    if graph.shape(node).rank != 4:
+    rank = graph.shape(node).rank
+    if rank != 4:
+        if rank == 5 or node.op == "MirrorPad":
+            yield "a border of what are no pictures, which it takes for some"
         return
     border = graph.numbers(node, 1)
     if np.any(border[3]):
@@ -254,12 +257,12 @@ def _slice(node: Any, graph: Graph) -> Iterator[str]:
     if not shape.rank:
         return
     begins = graph.numbers(node, 1).reshape(-1)
-    if shape.rank == 4:
+    if np.any(graph.numbers(node, 3) < 1):
+        yield "a part that is turned round"
+    elif shape.rank == 4:
         untold = graph.layout(node) in (lay.UNKNOWN, lay.MADE, lay.ROWS)
         if len(begins) < 4 or odd or untold:
             yield "a part of pictures, as it takes none"
-        elif np.any(graph.numbers(node, 3) < 1):
-            yield "pictures that are turned round"
     elif set(odd) - {"shrink_axis_mask"}:
         yield "a part that names not each dimension from the first on"
     elif odd and shape.rank > 1 and node.attr[odd[0]].i & 1:

@@ -66,7 +66,10 @@ def _two_tensors(node: Any, graph: Graph) -> Iterator[str]:
     # One number a channel it does spread, over the pixels.
     pooled = one.rank == 4 and (1, 1) in (tuple(one[1:3]), tuple(other[1:3]))
     pooled = pooled and one[3:].is_compatible_with(other[3:])
-    if one.rank != other.rank or not (one.is_compatible_with(other) or pooled):
+    spread = any({1, None} == {*pair} for pair in zip(one, other, strict=False))
+    if one.rank != other.rank or not (
+        (one.is_compatible_with(other) and not spread) or pooled
+    ):
         yield "two tensors of shapes that differ"
     elif node.op in ("Mul", "RealDiv") and _is_behind_fixed(node, graph):
         yield "sizes that are fixed, of pictures that OpenCV 4 takes for NCHW"
@@ -103,7 +106,8 @@ def _with_constant(node: Any, place: int, graph: Graph) -> Iterator[str]:
     if not other.rank or sizes.num_elements() == 1:
         return
     is_matrix = any(size != 1 for size in sizes[:-1])
-    if other.rank not in (2, 4) and sizes.rank == 1:
+    is_vector = sizes.rank == 1 or (sizes.rank == 2 and sizes[0] == 1)
+    if other.rank not in (2, 4) and is_vector:
         yield _ODD_BIAS
     elif is_matrix and other.rank > 3:
         yield "a constant that is not one number, or one a channel"

@@ -28,6 +28,7 @@ _ASKED_FOR = {
     "ArgMax": ("output_type",),
     # Left out, it takes volumes for pictures.
     "Conv3D": ("data_format",),
+    "LRN": ("alpha", "beta", "bias", "depth_radius"),
     "LeakyRelu": ("alpha",),
     "Mean": ("keep_dims",),
     "Pack": ("axis",),

@@ -11,6 +11,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
@@ -32,6 +33,17 @@ _TRANSLATED_WRONGLY = {
     "CTCGreedyDecoder": "sequences that it gives otherwise",
     "StringToHashBucketFast": "an op of its extensions, which do not come with it",
 }
+# What may give no number, or an infinite one, of numbers that are some.
+_MAY_BE_NO_NUMBERS = (
+    *("Acos", "Acosh", "Asin", "Atanh", "Div", "DivNoNan", "Log", "Log1p", "Pow"),
+    *("RealDiv", "Reciprocal", "Rsqrt", "Sqrt"),
+)
+_LOOKS = ("IsFinite", "IsInf", "IsNan")
+_CHOICES = ("Select", "SelectV2")
+_NUMBER_BY_NUMBER = (
+    *("Abs", "Add", "AddV2", "BiasAdd", "Cast", "Exp", "Identity", "Maximum"),
+    *("Minimum", "Mul", "Neg", "Reshape", "Square", "Sub", "Tanh"),
+)
 _NO_FLOAT64_IN_ONNX = (
     *("AvgPool", "Conv2D", "Conv2DBackpropInput", "Conv3D", "DepthwiseConv2dNative"),
     *("Elu", "Erf", "ResizeBilinear", "Selu", "Softplus", "Tan"),
@@ -189,6 +201,8 @@ def _of_onnx(graph_def: Any) -> _Found:
         loop = node.op in ("StatelessWhile", "While")
         if loop and tf.float64.as_datatype_enum in node.attr["T"].list.type:
             yield node.op, "numbers of float64"
+        if node.op in _CHOICES and _may_multiply_no_numbers(node, by_name):
+            yield node.op, "a choice by products, with what may be no number"
     yield from _means_of_float64(graph_def)
     for node, dtype in _outputs(graph_def):
         if dtype.is_complex:
@@ -211,6 +225,51 @@ def _means_of_float64(graph_def: Any) -> _Found:
         is_last = axes.reshape(-1).tolist() in ([-1], [2])
         if is_last and shapes[node.input[0]].rank == 3:
             yield node.op, "numbers of float64"
+
+
+def _may_multiply_no_numbers(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Whether tf2onnx multiplies a side that is not chosen, no number maybe, with zero.
+
+    It does not of a choice by what is no number itself, or with a constant that is
+    none (``onnx_opset/controlflow.py`` of 1.16).
+    """
+    if not tf.as_dtype(node.attr["T"].type).is_floating:
+        return False
+    names = [nd.split(reference)[0] for reference in node.input]
+    # In a function they may be arguments, of which nothing is known.
+    sides = [by_name[name] for name in names if name in by_name]
+    if len(sides) < len(names) or sides[0].op in _LOOKS:
+        return False
+    if sides[0].op in ("LogicalAnd", "LogicalOr") and any(
+        by_name[nd.split(reference)[0]].op in _LOOKS for reference in sides[0].input
+    ):
+        # What it looks for among others it does not find.
+        return True
+    if any(_has_no_numbers(side) for side in sides[1:]):
+        return False
+    return any(_may_be_no_number(side, by_name) for side in sides[1:])
+
+
+def _has_no_numbers(node: Any) -> bool:
+    """Whether it is a constant with infinities, or with what is no number."""
+    if node.op != "Const" or not tf.as_dtype(node.attr["dtype"].type).is_floating:
+        return False
+    return not np.isfinite(np.float64(nd.constant_value(node))).all()
+
+
+def _may_be_no_number(node: Any, by_name: Mapping[str, Any]) -> bool:
+    """Whether a number is computed of others, one by one, and may be none."""
+    waiting, seen = [node.name], set()
+    while waiting:
+        each = by_name.get(waiting.pop())
+        if each is None or each.name in seen or each.op in _CHOICES:
+            continue
+        seen.add(each.name)
+        if each.op in _MAY_BE_NO_NUMBERS or _has_no_numbers(each):
+            return True
+        if each.op in _NUMBER_BY_NUMBER:
+            waiting += [nd.split(reference)[0] for reference in each.input]
+    return False
 
 
 def _reaches_edge(node: Any, by_name: Mapping[str, Any]) -> bool:

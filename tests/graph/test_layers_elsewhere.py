@@ -9,6 +9,7 @@ from typing import Any
 import keras
 import kinds
 import pytest
+import tensorflow as tf
 from elsewhere import check
 
 L = keras.layers
@@ -110,3 +111,10 @@ def test_output_padding(runtime: str, tmp_path: Path) -> None:
     """ONNX has no transposed convolution that gives more than its filter reaches."""
     layer = L.Conv2DTranspose(3, 3, strides=2, output_padding=1)
     check(runtime, of_pictures(layer, 5, 4, 3), tmp_path)
+
+
+@pytest.mark.parametrize("runtime", ["opencv", "onnxruntime"])
+def test_local_response_normalization(runtime: str, tmp_path: Path) -> None:
+    """OpenCV's defaults are others than TensorFlow's."""
+    layer = L.Lambda(tf.nn.local_response_normalization, output_shape=(6, 5, 8))
+    check(runtime, of_pictures(layer, 6, 5, 8), tmp_path)

@@ -59,6 +59,20 @@ def sigmoid_in_a_loop(x: Any) -> Any:
 
 
 REFUSED = {
+    "choice_with_logarithms": Case(
+        "onnxruntime",
+        lambda x: tf.where(x > 0.5, tf.math.log(x - 0.5), 0.0),
+        "SelectV2",
+        "may be no number",
+    ),
+    "choice_of_infinities": Case(
+        "onnxruntime",
+        lambda x: (
+            lambda y: tf.where(tf.logical_and(tf.math.is_inf(y), y > 0), 9.0, y)
+        )(1.0 / tf.floor(x * 3)),
+        "SelectV2",
+        "may be no number",
+    ),
     "product_in_more_bits": Case(
         "openvino", product_of_int8, "BatchMatMulV3", "more bits"
     ),
@@ -163,6 +177,15 @@ REFUSED = {
     ),
 }
 READ = {
+    "choice_of_what_is_no_number": Case(
+        "onnxruntime",
+        lambda x: tf.where(tf.math.is_nan(tf.math.log(x - 0.5)), 0.0, x),
+        "",
+        "",
+    ),
+    "choice_of_numbers": Case(
+        "onnxruntime", lambda x: tf.where(x > 0.5, tf.exp(x), -x), "", ""
+    ),
     "box_within": Case(
         "onnxruntime", lambda x: cropped(x, 0.1, 0.2, 0.7, 0.8), "", "", PICTURES
     ),

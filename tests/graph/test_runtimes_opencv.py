@@ -68,6 +68,36 @@ def halves(x: Any) -> Any:
 
 
 REFUSED = {
+    "sequence_turned_round": Case(
+        lambda x: x[:, ::-1], SERIES, "StridedSlice", "turned round"
+    ),
+    "first_of_batch": Case(
+        lambda x: tf.transpose(x, [1, 0, 2])[0] @ EYE,
+        SERIES,
+        "StridedSlice",
+        "along the first dimension",
+    ),
+    "volume_padded": Case(
+        lambda x: tf.pad(x, [[0, 0], [1, 1], [1, 1], [1, 1], [0, 0]]),
+        VOLUMES,
+        "Pad",
+        "no pictures",
+    ),
+    "sequence_mirrored": Case(
+        lambda x: tf.pad(x, [[0, 0], [1, 1], [0, 0]], mode="REFLECT"),
+        SERIES,
+        "MirrorPad",
+        "no pictures",
+    ),
+    "numbers_of_a_sequence": Case(
+        lambda x: tf.nn.relu(x) * THREE[None], SERIES, "Mul", "neither rows nor"
+    ),
+    "difference_from_the_batch": Case(
+        lambda x: x - tf.reduce_mean(x, 0, keepdims=True), ROWS, "Sub", "differ"
+    ),
+    "pictures_made_others": Case(
+        lambda x: tf.nn.relu(tf.reshape(x, [-1, 4, 6, 6])), op="Reshape", reason="told"
+    ),
     "padded_twice": Case(
         lambda x: maps(bordered(x, 1, 1, 1, 1)), op="Pad", reason="leaves out"
     ),
@@ -273,6 +303,8 @@ REFUSED = {
 }
 
 READ = {
+    "every_other_of_a_sequence": Case(lambda x: x[:, ::2], SERIES),
+    "sequence_padded": Case(lambda x: tf.pad(x, [[0, 0], [1, 1], [0, 0]]), SERIES),
     "padded_then_valid": Case(lambda x: maps(bordered(x, 1, 1, 2, 2), padding="VALID")),
     "padded_then_one_by_one": Case(
         lambda x: maps(bordered(x, 1, 1, 2, 2), WINDOW[:1, :1])

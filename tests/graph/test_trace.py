@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -256,6 +257,28 @@ def test_stateful_recurrence_is_refused() -> None:
     model = keras.Model(x, L.LSTM(2, stateful=True, name="memory")(x))
     with pytest.raises(UnsupportedGraph, match=r"memory.*Assign.*stateful=False"):
         zoo.traced(model)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: L.LSTM(4, dropout=0.2),
+        lambda: L.Bidirectional(L.GRU(4, recurrent_dropout=0.2)),
+        lambda: L.SimpleRNN(4, dropout=0.2, recurrent_dropout=0.2),
+    ],
+)
+def test_recurrence_with_dropout(layer: Callable[[], Any]) -> None:
+    """It draws a mask that it makes no use of, and a graph is frozen all the same."""
+
+    def model() -> keras.Model:
+        x = keras.Input((5, 3))
+        return keras.Model(x, L.Dense(2)(layer()(x)))
+
+    made = zoo.traced(model)
+    fed = np.random.default_rng(0).random((3, 5, 3), dtype=np.float32)
+    frozen = from_graph_def(made.frozen(), made.graph.inputs, made.graph.outputs)
+    found = frozen(fed)
+    np.testing.assert_allclose(found, made.model(fed), rtol=1e-5, atol=1e-6)
 
 
 def test_python_code_is_refused() -> None:
