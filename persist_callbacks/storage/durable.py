@@ -25,7 +25,10 @@ from persist_callbacks.storage.reading import NO_TRAPS
 if sys.platform != "win32":
     import fcntl
 
-_LEFTOVER = re.compile(r"\.(tmp|staged|trash)-.+-[0-9a-f]{8}")
+_LEFTOVER = re.compile(r"\.(tmp|staged|trash)-.+-[0-9a-f]{8}", re.DOTALL)
+
+# Bytes that a name has at most on nearly every file system.
+_LONGEST_NAME = 255
 
 # What file systems answer that cannot sync a folder, or know no F_FULLFSYNC.
 _CANNOT_SYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.ENOTTY, errno.EBADF})
@@ -39,9 +42,15 @@ def passing_name(kind: str, name: str) -> str:
         name: the final name that it will have, or had.
 
     Returns:
-        A hidden name that `is_leftover` recognises.
+        A hidden name that `is_leftover` recognises; of a name so long that there is no
+        room for more, its beginning.
     """
-    return f".{kind}-{name}-{secrets.token_hex(4)}"
+    head, tail = f".{kind}-", f"-{secrets.token_hex(4)}"
+    room = _LONGEST_NAME - len(head) - len(tail)
+    if len(os.fsencode(name)) > room:
+        # A file system may refuse half a character.
+        name = os.fsencode(name)[:room].decode(errors="ignore")
+    return head + name + tail
 
 
 def is_leftover(name: str) -> bool:

@@ -88,6 +88,22 @@ def test_remove_leftover_deletes_nothing_else(tmp_path: Path) -> None:
             durable.remove_leftover(tmp_path / name)
 
 
+@pytest.mark.parametrize("kind", ["tmp", "staged", "trash"])
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 255, "é" * 127, "漢字" * 42, "a\nb", "a"],
+    ids=["ascii", "two bytes", "three bytes", "line break", "short"],
+)
+def test_any_name_has_a_passing_one(kind: str, name: str, tmp_path: Path) -> None:
+    """Also the longest one that a file can have, and it is known again."""
+    passing = durable.passing_name(kind, name)
+    assert durable.is_leftover(passing)
+    (tmp_path / passing).touch()
+    durable.replace_file(tmp_path / name, b"new")
+    durable.remove_leftover(tmp_path / passing)
+    assert os.listdir(tmp_path) == [name]
+
+
 def test_a_link_in_a_leftover_is_removed_and_not_followed(tmp_path: Path) -> None:
     """What a link in a deleted folder points at stays."""
     outside = tmp_path / "outside"
