@@ -7,6 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -46,7 +47,8 @@ from persist_callbacks.graph.signature import (
 from persist_callbacks.graph.targets import finished
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import durable
-from persist_callbacks.storage.run_directory import absolute, file_not_writable
+from persist_callbacks.storage.placing import check_place, file_not_writable
+from persist_callbacks.storage.run_directory import absolute
 
 # Sizes tried for a dimension that is open besides the batch: some models need room
 # for their strides, others take only short sequences.
@@ -143,6 +145,19 @@ def run_on_made_up(frozen: FrozenGraph) -> Any:
     return None
 
 
+def check_path(pb_path: Path) -> None:
+    """Refuse a path that no PB, or no signature beside it, could be written to.
+
+    Args:
+        pb_path: the PB, absolute.
+
+    Raises:
+        DirectoryNotWritable: it says why.
+    """
+    check_place(pb_path)
+    check_place(signature_path(pb_path))
+
+
 def write(
     built: BuiltGraph,
     path: str | os.PathLike[str],
@@ -163,9 +178,11 @@ def write(
         The graph, loaded anew from the file.
 
     Raises:
-        DirectoryNotWritable: the folder cannot be made or written.
+        DirectoryNotWritable: the folder cannot be made or written, or something else
+            than a file is in the PB's place.
     """
     pb_path = absolute(path)
+    check_path(pb_path)
     frozen = built.frozen
     signature = Signature(
         inputs=tuple(_described(built, info) for info in frozen.inputs),

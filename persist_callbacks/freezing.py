@@ -23,6 +23,7 @@ from persist_callbacks.graph.meta import from_meta
 from persist_callbacks.graph.targets import check_target
 from persist_callbacks.locating import graph_beside, locate
 from persist_callbacks.storage import bundle
+from persist_callbacks.storage.run_directory import absolute
 
 # How often a run may prune a checkpoint while it is read, before that is an error.
 _TRIES = 10
@@ -64,7 +65,9 @@ def freeze(
         CheckpointDamaged: the checkpoint is not what its manifest says.
         TensorNotFound: an output or input is not in the graph.
         UnsupportedGraph: something in the graph cannot be a constant.
+        DirectoryNotWritable: the PB cannot be written to that path.
     """
+    exporting.check_path(absolute(path))
     check_target(target, batch_size)
     check_names("inputs", inputs)
     check_names("outputs", outputs)

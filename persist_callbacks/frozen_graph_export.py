@@ -17,7 +17,6 @@ from persist_callbacks import environment, exporting, tracing
 from persist_callbacks.errors import (
     ArgumentError,
     CheckpointNotFound,
-    DirectoryNotWritable,
     InputMismatch,
     PersistWarning,
     VerificationFailed,
@@ -142,7 +141,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Trace and rehearse the export, before the first step."""
-        _check_writable(self._path)
+        # Not after hours of training.
+        exporting.check_path(self._path)
         self._graph = self._frozen = None
         self._loop = FitLoop.around(self)
         data = None
@@ -454,27 +454,6 @@ class _AfterOthers(Tail):
 
     def on_train_end(self, logs: Logs | None = None) -> None:
         self._owner.export()
-
-
-def _check_writable(path: Path) -> None:
-    """Refuse a path that no PB could be written to, before hours of training."""
-    found = None
-    if path.is_dir():
-        found = "a folder"
-    else:
-        folder = next(parent for parent in path.parents if parent.exists())
-        if not folder.is_dir():
-            found = f"{folder} is a file"
-        elif not os.access(folder, os.W_OK | os.X_OK):
-            found = f"no permission to write to {folder}"
-    if found is not None:
-        raise DirectoryNotWritable(
-            path,
-            expected="the path of a PB that can be written",
-            found=found,
-            advice="Give a file's path, such as runs/digits/model.pb, in a folder "
-            "of yours.",
-        )
 
 
 def _names(argument: str, value: Any) -> tuple[str, ...] | Mapping[str, str] | None:

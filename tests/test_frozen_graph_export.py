@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 
 import keras
@@ -361,20 +362,40 @@ def test_random_numbers_at_inference(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("place", ["folder", "below a file"])
-def test_path_that_cannot_be_written(place, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("folder", "a folder"),
+        ("taken/model.pb", ".*taken is a file"),
+        ("pipe", "a device or a pipe"),
+        ("piped.pb", "a device or a pipe"),
+        (f"{'x' * 300}.pb", "File name too long"),
+        (f"new/{'x' * 245}.pb", "File name too long"),
+    ],
+    ids=["folder", "below a file", "pipe", "signature", "too long", "signature's"],
+)
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
+def test_path_that_cannot_be_written(name, found, tmp_path):
     """Said before the first step, by the path and what is there."""
     (tmp_path / "taken").write_text("mine")
-    path = tmp_path / "taken" / "model.pb"
-    if place == "folder":
-        path = tmp_path / "folder"
-        path.mkdir()
+    (tmp_path / "folder").mkdir()
+    pipes = [tmp_path / "pipe", tmp_path / "piped.signature.json"]
+    for pipe in pipes:
+        os.mkfifo(pipe)
     model = linear()
-    found = "found a folder" if place == "folder" else "taken is a file"
-    with pytest.raises(DirectoryNotWritable, match=f"{path}: expected .*{found}"):
-        fit(model, FrozenGraphExport(path))
+    with pytest.raises(DirectoryNotWritable, match=f": expected .*found {found}"):
+        fit(model, FrozenGraphExport(tmp_path / name))
     assert int(model.optimizer.iterations.numpy()) == 0
     assert (tmp_path / "taken").read_text() == "mine"
+    assert all(pipe.is_fifo() for pipe in pipes)
+
+
+def test_the_longest_name_that_there_is(tmp_path):
+    """One of 240 bytes leaves its signature's 255, and nothing for a passing name."""
+    path = tmp_path / f"{'é' * 120}.pb"
+    fit(linear(), FrozenGraphExport(path))
+    assert load_frozen_graph(path).signature is not None
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("kind", ["array", "list", "dict", "dict of old names"])

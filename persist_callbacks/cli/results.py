@@ -14,7 +14,7 @@ import numpy as np
 
 from persist_callbacks.errors import InputMismatch
 from persist_callbacks.storage import durable
-from persist_callbacks.storage.run_directory import file_not_writable
+from persist_callbacks.storage.placing import check_place, file_not_writable
 
 # Room for a header whose number of rows is not known yet.
 _HEADER = 256
@@ -35,6 +35,7 @@ class ResultFile:
         self._passing = path.with_name(durable.passing_name("tmp", path.name))
 
     def __enter__(self) -> ResultFile:
+        check_place(self._path.absolute())
         try:
             durable.make_folder(self._path.parent)
             os.scandir(self._path.parent).close()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 PREFIX = "model.ckpt"
 INDEX = f"{PREFIX}.index"
@@ -44,6 +45,12 @@ def step_of(name: str) -> int | None:
 def is_file_name(name: str) -> bool:
     """Whether a checkpoint may hold a file of this name, the manifest aside."""
     return name in (INDEX, META, STATE) or _SHARD.fullmatch(name) is not None
+
+
+def is_in_checkpoint(path: Path) -> bool:
+    """Whether a path is that of a file by which a checkpoint stands or falls."""
+    is_checkpoint = step_of(path.parent.name.removesuffix(REPLACED)) is not None
+    return is_checkpoint and (path.name == MANIFEST or is_file_name(path.name))
 
 
 def required(names: Iterable[str]) -> list[str]:

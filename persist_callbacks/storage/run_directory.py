@@ -222,16 +222,6 @@ def not_writable(path: Path, reason: str) -> DirectoryNotWritable:
     )
 
 
-def file_not_writable(path: Path, reason: str) -> DirectoryNotWritable:
-    """Error for a file that cannot be put where it was asked for, and why."""
-    return DirectoryNotWritable(
-        path,
-        expected="a path that a file can be written to",
-        found=reason,
-        advice="Choose another path, or make its folder writable.",
-    )
-
-
 def _folders(directory: Path) -> list[Path]:
     return [
         path

@@ -491,7 +491,31 @@ def test_a_result_in_a_new_folder(trained: tuple[Path, Any], tmp_path: Path) -> 
     done = run("predict", pb, "--input", file, "-o", pb / "y.npy")
     assert done.exit_code == 1
     assert f"{pb / 'y.npy'}: expected a path" in done.stderr
-    assert f"found {pb}: Not a directory" in done.stderr
+    assert f"found {pb} is a file" in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
+def test_a_pipe_and_a_checkpoint_are_not_replaced(
+    trained: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """What is no plain file stays what it is, and so does what a checkpoint needs."""
+    pb, file, pipe = tmp_path / "m.pb", tmp_path / "x.npy", tmp_path / "pipe.npy"
+    run("freeze", trained[0], "-o", pb)
+    np.save(file, np.zeros((2, 4), np.float32))
+    os.mkfifo(pipe)
+    index = trained[0] / "ckpt-000000007" / "model.ckpt.index"
+    content = index.read_bytes()
+    for arguments, place, found in (
+        (("freeze", trained[0]), pipe, "a device or a pipe"),
+        (("predict", pb, "--input", file), pipe, "a device or a pipe"),
+        (("freeze", trained[0]), index, "a checkpoint's own file"),
+    ):
+        done = run(*arguments, "-o", place)
+        assert done.exit_code == 1
+        assert f"{place}: expected a path" in done.stderr
+        assert f"found {found}" in done.stderr
+    assert pipe.is_fifo()
+    assert index.read_bytes() == content
 
 
 TALL = """
