@@ -25,7 +25,7 @@ from persist_callbacks.storage.reading import NO_TRAPS
 if sys.platform != "win32":
     import fcntl
 
-_LEFTOVER = re.compile(r"\.(tmp|staged|trash)-.+-[0-9a-f]{8}", re.DOTALL)
+_LEFTOVER = re.compile(r"\.(tmp|staged|trash)-(.+)-[0-9a-f]{8}", re.DOTALL)
 
 # Bytes that a name has at most on nearly every file system.
 _LONGEST_NAME = 255
@@ -56,6 +56,12 @@ def passing_name(kind: str, name: str) -> str:
 def is_leftover(name: str) -> bool:
     """Whether a name was made by `passing_name`: nobody misses what bears it."""
     return _LEFTOVER.fullmatch(name) is not None
+
+
+def file_in_the_making(name: str) -> str | None:
+    """Final name of the file that a name of the kind ``tmp`` stands for, else None."""
+    match = _LEFTOVER.fullmatch(name)
+    return match[2] if match is not None and match[1] == "tmp" else None
 
 
 def make_folder(path: Path) -> None:

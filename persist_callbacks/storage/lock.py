@@ -14,7 +14,7 @@ from persist_callbacks.storage import durable
 from persist_callbacks.storage.reading import read_plain
 
 _LOCK = ".lock"
-_OWNER = ".lock-owner"
+OWNER = ".lock-owner"
 _MAX_OWNER = 4096
 
 
@@ -55,7 +55,7 @@ class RunLock:
         self._file = _identity(directory / _LOCK)
         owner = Owner(os.getpid(), socket.gethostname())
         try:
-            durable.replace_file(directory / _OWNER, msgspec.json.encode(owner))
+            durable.replace_file(directory / OWNER, msgspec.json.encode(owner))
         except BaseException:
             self.release()
             raise
@@ -108,7 +108,7 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
 def _read_owner(directory: Path) -> Owner | None:
     try:
         return msgspec.json.decode(
-            read_plain(directory / _OWNER, limit=_MAX_OWNER), type=Owner
+            read_plain(directory / OWNER, limit=_MAX_OWNER), type=Owner
         )
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         # Taken an instant ago, its owner not written yet.

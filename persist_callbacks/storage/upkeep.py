@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
 from persist_callbacks.errors import ForeignCheckpoint
 from persist_callbacks.storage import (
+    checkpoint_file,
     checkpoints,
     durable,
     journal,
@@ -17,6 +19,10 @@ from persist_callbacks.storage import (
     staging,
 )
 from persist_callbacks.storage.run_directory import RUN, RunInfo
+
+# What the one that holds the lock puts in place of an older file.
+_OWN_FILES = (RUN, checkpoint_file.NAME, lock.OWNER)
+_DAY = 24 * 60 * 60.0
 
 
 def recover(directory: Path, versions: Mapping[str, str]) -> RunInfo:
@@ -30,11 +36,26 @@ def recover(directory: Path, versions: Mapping[str, str]) -> RunInfo:
     run_id = run.run_id if run is not None else newest_run_id(directory)
     staging.finish_swaps(directory, run_id)
     for entry in list(directory.iterdir()):
-        if durable.is_leftover(entry.name):
+        if durable.is_leftover(entry.name) and not _may_be_anothers(entry):
             durable.remove_leftover(entry)
     if run is not None:
         return run
     return run_directory.begin_run(directory, run_id=run_id, versions=versions)
+
+
+def _may_be_anothers(leftover: Path) -> bool:
+    """Whether another process, which needs no lock, may be writing a file just now.
+
+    An export or a prediction into the run directory, say. One that was killed is known
+    by nobody having written to its file for a day.
+    """
+    final = durable.file_in_the_making(leftover.name)
+    if final is None or final in _OWN_FILES:
+        return False
+    try:
+        return time.time() - leftover.lstat().st_mtime < _DAY
+    except FileNotFoundError:
+        return True
 
 
 def newest_run_id(directory: Path) -> str | None:

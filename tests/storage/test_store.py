@@ -697,8 +697,23 @@ def test_leftovers_are_swept_and_nothing_else(store: Store) -> None:
     save(store, 1)
     stage(store, 2)
     store.close()
-    (store.directory / ".tmp-checkpoint-0123abcd").write_bytes(b"x")
+    for name in ("checkpoint", "run.json", ".lock-owner"):
+        (store.directory / f".tmp-{name}-0123abcd").write_bytes(b"x")
     (store.directory / ".trash-ckpt-000000000-0123abcd").mkdir()
     (store.directory / ".tmp-mine").write_bytes(b"x")
     Store.open_for_writing(store.directory).close()
     assert hidden(store.directory) == [".lock", ".lock-owner", ".tmp-mine"]
+
+
+def test_what_another_process_is_writing_is_not_swept(store: Store) -> None:
+    """An export into the run directory needs no lock; one that was killed grows old."""
+    store.close()
+    half, old = (
+        store.directory / f".tmp-{name}-0123abcd" for name in ("model.pb", "0.npy")
+    )
+    half.write_bytes(b"x")
+    old.write_bytes(b"x")
+    yesterday = time.time() - 25 * 60 * 60
+    os.utime(old, (yesterday, yesterday))
+    Store.open_for_writing(store.directory).close()
+    assert hidden(store.directory) == [".lock", ".lock-owner", half.name]
