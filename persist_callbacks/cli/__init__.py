@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import os
+import sys
 from typing import Any, cast
 
 import click
@@ -31,7 +33,10 @@ class _Failure(click.ClickException):
 
     def show(self, file: Any = None) -> None:
         """Print the message in red where the terminal has colours."""
-        click.secho(f"Error: {self.message}", fg="red", err=True, file=file)
+        # None leaves it to click, which knows terminals and not this variable.
+        color = False if os.environ.get("NO_COLOR") else None
+        text = f"Error: {self.message}"
+        click.secho(text, fg="red", err=True, file=file, color=color)
 
 
 class _Commands(click.Group):
@@ -55,9 +60,15 @@ class _Commands(click.Group):
         except PersistError as error:
             raise _Failure(str(error)) from error
         except OSError as error:
-            if error.filename is None:
+            if error.errno == errno.EPIPE:
+                # Whoever read has seen enough: click ends without a word.
                 raise
-            raise _Failure(f"{error.filename}: {error.strerror}") from error
+            where = error.filename
+            if where is None:
+                where = "standard output"
+                # Or the interpreter would try it once more as it ends.
+                sys.stdout = None
+            raise _Failure(f"{where}: {error.strerror or error}") from error
 
 
 @click.command(

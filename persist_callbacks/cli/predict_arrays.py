@@ -76,7 +76,7 @@ def _run(graph: FrozenGraph, rows: Any, size: int | None) -> Iterator[dict[str, 
     each: list[arrays.Rows] = list(rows.values() if isinstance(rows, dict) else rows)
     total = -(-max(map(len, each), default=1) // size) if size else 1
     given = arrays.batches(rows, graph.inputs, size)
-    if total <= 1 or not sys.stderr.isatty():
+    if total <= 1 or sys.stderr is None or not sys.stderr.isatty():
         for batch in given:
             yield _by_name(graph, graph(batch))
         return

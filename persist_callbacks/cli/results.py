@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
@@ -45,14 +46,19 @@ class ResultFile:
         return self
 
     def append(self, results: Mapping[str, Any]) -> None:
-        """Write a batch of results, rows after those that are there."""
-        for name, array in results.items():
-            if name not in self._parts:
-                place = self._path.with_name(
-                    durable.passing_name("tmp", f"{len(self._parts)}.npy")
-                )
-                self._parts[name] = _Part(place, name)
-            self._parts[name].append(np.asarray(array))
+        """Write a batch of results, rows after those that are there.
+
+        Raises:
+            DirectoryNotWritable: the file could not be written.
+        """
+        with self._writing():
+            for name, array in results.items():
+                if name not in self._parts:
+                    place = self._path.with_name(
+                        durable.passing_name("tmp", f"{len(self._parts)}.npy")
+                    )
+                    self._parts[name] = _Part(place, name)
+                self._parts[name].append(np.asarray(array))
 
     def shapes(self) -> dict[str, tuple[str, tuple[int, ...]]]:
         """Tell dtype and shape of each output, as written so far."""
@@ -65,14 +71,25 @@ class ResultFile:
         trace: TracebackType | None,
     ) -> None:
         try:
-            for part in self._parts.values():
-                part.close()
             if error is None:
-                self._publish()
+                with self._writing():
+                    for part in self._parts.values():
+                        part.finish()
+                    self._publish()
         finally:
             for part in self._parts.values():
+                part.let_go()
                 durable.remove_leftover(part.path)
             durable.remove_leftover(self._passing)
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the disk refuses into an error that names what was asked for."""
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or str(error)
+            raise file_not_writable(self._path, reason) from error
 
     def _publish(self) -> None:
         if self._path.suffix == ".npy":
@@ -130,16 +147,23 @@ class _Part:
         else:
             self._file.write(np.ascontiguousarray(array).tobytes())
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Write what is known at the end alone, and close the file."""
         if self._text:
             array = np.concatenate(self._text) if self._inner or self._rows else None
             array = self._text[0] if array is None else array
             self._dtype = array.dtype
             self._file.write(array.tobytes())
-        if self._dtype is not None and not self._file.closed:
+        if self._dtype is not None:
             self._file.seek(0)
             self._file.write(_header(self._dtype, self.shape))
         self._file.close()
+
+    def let_go(self) -> None:
+        """Close the file, whatever has become of it; more than once is no error."""
+        # What was not written yet may find no room now either.
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def _header(dtype: np.dtype[Any], shape: tuple[int, ...]) -> bytes:

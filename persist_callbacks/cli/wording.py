@@ -19,7 +19,9 @@ _PIPE_WIDTH = 240
 
 def console() -> Console:
     """Give a console that takes brackets literally: shapes have them."""
-    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    # Python has none where the shell has closed it.
+    is_terminal = sys.stdout is not None and sys.stdout.isatty()
+    width = None if is_terminal else _PIPE_WIDTH
     return Console(markup=False, highlight=False, width=width)
 
 

@@ -126,6 +126,34 @@ def test_as_a_module(ten: Path) -> None:
 # list
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", [["list"], ["report", "--json"]], ids=" ".join)
+def test_nowhere_to_print(arguments: list[str], ten: Path) -> None:
+    """A full disk behind standard output is one message; a closed one is no fault."""
+    name, *options = arguments
+    command = [sys.executable, "-m", "persist_callbacks", name, ten, *options]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr == "Error: standard output: No space left on device\n"
+    shell = ["sh", "-c", '"$@" >&-', "sh", *command]
+    done = subprocess.run(shell, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(("value", "is_red"), [("1", False), ("", True), (None, True)])
+def test_colors_of_a_failure(
+    value: str | None, is_red: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Red where there are colours, and not for those who want none (NO_COLOR)."""
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NO_COLOR", value)
+    done = CliRunner().invoke(commands, ["list", "nowhere"], color=True)
+    assert done.exit_code == 1
+    assert ("\x1b[31m" in done.output) == is_red
+
+
 def test_list_shows_every_checkpoint_with_its_marks(ten: Path) -> None:
     """Step, epoch, batch, size and score; latest, best and finished are marked."""
     result = run("list", ten)
@@ -578,6 +606,37 @@ def test_a_failed_prediction_leaves_the_older_result(
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         *("m.pb", "m.signature.json", "x.csv", "y.npy")
     ]
+
+
+FULL = """
+import resource, sys
+from persist_callbacks.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, resource.RLIM_INFINITY))
+main()
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on file sizes")
+@pytest.mark.parametrize(("kind", "rows"), [("npy", 1000), ("npz", 315)])
+def test_a_result_that_finds_no_room(
+    kind: str, rows: int, trained: tuple[Path, Any], tmp_path: Path
+) -> None:
+    """The path that was asked for is named, and nothing is left there."""
+    pb, file = tmp_path / "m.pb", tmp_path / "x.npy"
+    run("freeze", trained[0], "-o", pb)
+    # So many fit into the array's own file, and not into the archive.
+    np.save(file, np.zeros((rows, 4), np.float32))
+    before = sorted(path.name for path in tmp_path.iterdir())
+    saved = tmp_path / f"y.{kind}"
+    arguments = ["predict", pb, "--input", file, "-o", saved]
+    command = [sys.executable, "-c", FULL, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    lines = done.stderr.strip().splitlines()
+    assert lines[-1].startswith(f"Error: {saved}: expected a path"), done.stderr
+    assert "File too large" in lines[-1]
+    assert "Traceback" not in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
 
 
 def test_text_in_and_out(tmp_path: Path) -> None:
