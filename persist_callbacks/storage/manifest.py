@@ -30,6 +30,8 @@ _MAX_BYTES = 16 * 1024**2
 # Stays in the processor's cache until it has been looked at.
 _BLOCK = 512 * 1024
 _HASH = "xxh3_128:"
+# Beyond them a time has no date in some zones.
+_FIRST_YEAR, _LAST_YEAR = 2, 9998
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Checksum = Annotated[str, msgspec.Meta(pattern="^xxh3_128:[0-9a-f]{32}$")]
@@ -157,6 +159,13 @@ def decode(data: bytes, where: str) -> Manifest:
             where,
             expected=f"fields with the checksum {manifest.checksum!r}",
             found=f"{_own_checksum(manifest)!r}: the manifest was changed",
+            advice=on_disk.GO_BACK,
+        )
+    if not _FIRST_YEAR <= manifest.saved_at.year <= _LAST_YEAR:
+        raise CheckpointDamaged(
+            where,
+            expected=f"saved_at of a year from {_FIRST_YEAR} to {_LAST_YEAR}",
+            found=manifest.saved_at.isoformat(),
             advice=on_disk.GO_BACK,
         )
     return manifest

@@ -197,6 +197,14 @@ def text_step(folder: Path) -> None:
     rewrite(folder, lambda text: text.update(step="1200"))
 
 
+def before_all_times(folder: Path) -> None:
+    rewrite(folder, lambda text: text.update(saved_at="0001-01-01T00:00:00+14:00"))
+
+
+def after_all_times(folder: Path) -> None:
+    rewrite(folder, lambda text: text.update(saved_at="9999-12-31T23:59:59-14:00"))
+
+
 def no_zone(folder: Path) -> None:
     rewrite(folder, lambda text: text.update(saved_at="2026-01-01T00:00:00"))
 
@@ -240,6 +248,8 @@ def huge(folder: Path) -> None:
         (negative_step, r"Expected `int` >= 0 - at `\$.step`"),
         (text_step, r"Expected `int`, got `str` - at `\$.step`"),
         (no_zone, r"saved_at"),
+        (before_all_times, "saved_at of a year from 2 to 9998, found 0001-01-01"),
+        (after_all_times, "saved_at of a year from 2 to 9998, found 9999-12-31"),
         (edited, "the manifest was changed"),
         (huge, "expected at most 16777216 bytes, found 17825792"),
     ],
