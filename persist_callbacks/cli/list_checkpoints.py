@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,6 +16,15 @@ from persist_callbacks.errors import PersistError
 from persist_callbacks.records import CheckpointRecord
 from persist_callbacks.storage import checkpoints, manifest, retention
 from persist_callbacks.storage.store import Store
+
+
+def _span(
+    ctx: click.Context, parameter: click.Parameter, value: float | None
+) -> float | None:
+    # To a range, NaN is neither too low nor too high.
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number of seconds.", ctx, parameter)
+    return value
 
 
 @click.command(
@@ -38,7 +48,8 @@ from persist_callbacks.storage.store import Store
 )
 @click.option(
     "--keep-every-seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=click.FloatRange(min=1e-3),
+    callback=_span,
     help="Likewise; none if left out.",
 )
 def command(
@@ -51,7 +62,8 @@ def command(
     """List the checkpoints of the run directory RUN, oldest first.
 
     Files are compared with the manifest by size; their content is not read. With any of
-    the --keep options, it is a dry run of what the next save would delete by them.
+    the --keep options, those are marked that these rules would delete of what is there
+    now; the next save is one more.
     """
     store = Store.open_for_reading(run)
     records, damaged = _sort(store)
@@ -140,6 +152,10 @@ def _print(
         *("Checkpoint", "Step", "Epoch", "Batch", "Saved", "Size", "Score", ""),
         right=("Step", "Epoch", "Batch", "Size"),
     )
+    # What the other commands are given is told in full, however narrow the terminal.
+    names = [row["name"] for row in rows] + [path.name for path, _ in damaged]
+    table.columns[0].min_width = max(map(len, names), default=0)
+    table.columns[0].no_wrap = True
     for row in rows:
         score = row["score"]
         saved_at = datetime.fromisoformat(row["saved_at"]).timestamp()

@@ -171,6 +171,13 @@ def test_list_shows_every_checkpoint_with_its_marks(ten: Path) -> None:
     assert "val_loss nan" in lines[3]
 
 
+def test_list_in_a_narrow_terminal(ten: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are told in full: they are what the other commands are given."""
+    monkeypatch.setattr(wording, "_PIPE_WIDTH", 30)
+    lines = run("list", ten).stdout.splitlines()
+    assert {f"ckpt-{150 * n:09d}" for n in range(1, 11)} < {each[:14] for each in lines}
+
+
 def test_list_as_json(ten: Path) -> None:
     """A program gets the same, numbers as numbers and NaN as text."""
     found = json.loads(run("list", ten, "--json").stdout)
@@ -425,6 +432,15 @@ def test_list_marks_what_would_be_deleted(ten: Path) -> None:
     assert len(list(ten.glob("ckpt-*"))) == 10
     plain = json.loads(run("list", ten, "--json").stdout)
     assert "would_delete" not in plain["checkpoints"][0]
+
+
+@pytest.mark.parametrize("seconds", ["nan", "1e-320", "0", "-1"])
+def test_spans_that_are_none(seconds: str, ten: Path) -> None:
+    """Nothing is counted in spans of no length."""
+    done = run("list", ten, "--keep-every-seconds", seconds)
+    assert done.exit_code == 2
+    assert "'--keep-every-seconds'" in done.stderr
+    assert run("list", ten, "--keep-every-seconds", "0.001").exit_code == 0
 
 
 # report
