@@ -14,6 +14,7 @@ import numpy as np
 import tensorflow as tf
 from google.protobuf.message import EncodeError
 
+from persist_callbacks import paths
 from persist_callbacks.errors import (
     ArgumentError,
     InputMismatch,
@@ -48,7 +49,6 @@ from persist_callbacks.graph.targets import finished
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import durable
 from persist_callbacks.storage.placing import check_place, file_not_writable
-from persist_callbacks.storage.run_directory import absolute
 
 # Sizes tried for a dimension that is open besides the batch: some models need room
 # for their strides, others take only short sequences.
@@ -181,7 +181,7 @@ def write(
         DirectoryNotWritable: the folder cannot be made or written, or something else
             than a file is in the PB's place.
     """
-    pb_path = absolute(path)
+    pb_path = paths.absolute(path, "path")
     check_path(pb_path)
     frozen = built.frozen
     signature = Signature(

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from persist_callbacks import exporting
+from persist_callbacks import exporting, paths
 from persist_callbacks.errors import PersistError
 from persist_callbacks.graph.cutting import cut_at, with_ports
 from persist_callbacks.graph.freeze import (
@@ -23,7 +23,6 @@ from persist_callbacks.graph.meta import from_meta
 from persist_callbacks.graph.targets import check_target
 from persist_callbacks.locating import graph_beside, locate
 from persist_callbacks.storage import bundle
-from persist_callbacks.storage.run_directory import absolute
 
 # How often a run may prune a checkpoint while it is read, before that is an error.
 _TRIES = 10
@@ -60,18 +59,22 @@ def freeze(
         The PB, loaded from the file and run once.
 
     Raises:
-        ArgumentError: the target or the batch size is not one, or names are no list.
+        ArgumentError: the target, the batch size or a path is none, or names are no
+            list.
         CheckpointNotFound: there is no checkpoint, or it has no graph beside it.
         CheckpointDamaged: the checkpoint is not what its manifest says.
         TensorNotFound: an output or input is not in the graph.
         UnsupportedGraph: something in the graph cannot be a constant.
         DirectoryNotWritable: the PB cannot be written to that path.
     """
-    exporting.check_path(absolute(path))
+    pb_path = paths.absolute(path, "path")
+    exporting.check_path(pb_path)
     check_target(target, batch_size)
     check_names("inputs", inputs)
     check_names("outputs", outputs)
-    graph, outputs, values = _load(Path(checkpoint), outputs, inputs)
+    graph, outputs, values = _load(
+        paths.absolute(checkpoint, "checkpoint"), outputs, inputs
+    )
     built = exporting.build(
         graph,
         values,
@@ -80,7 +83,7 @@ def freeze(
         target=target,
         batch_size=batch_size,
     )
-    return exporting.write(built, path)
+    return exporting.write(built, pb_path)
 
 
 def _load(

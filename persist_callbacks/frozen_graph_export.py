@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,7 +15,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from persist_callbacks import environment, exporting, tracing
+from persist_callbacks import environment, exporting, paths, tracing
 from persist_callbacks.errors import (
     ArgumentError,
     CheckpointNotFound,
@@ -32,7 +34,6 @@ from persist_callbacks.graph.targets import check_target
 from persist_callbacks.graph.trace import run_live
 from persist_callbacks.records import GraphNames
 from persist_callbacks.recovery import Recovery
-from persist_callbacks.storage.run_directory import absolute
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import model_building, variables
 from persist_callbacks.training.fit_loop import FitLoop, Logs, Tail
@@ -103,16 +104,31 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
                 advice="Leave it out to export the model as training leaves it.",
             )
         for name, tolerance in (("atol", atol), ("rtol", rtol)):
-            if not isinstance(tolerance, (int, float)) or not tolerance >= 0:
+            is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
+            if not is_number or not 0 <= tolerance < math.inf:
                 raise ArgumentError(
                     name,
                     expected="a number of 0 or more",
                     found=repr(tolerance),
                     advice="Leave it out for the default.",
                 )
+        if not isinstance(verify, (bool, np.bool_)):
+            raise ArgumentError(
+                "verify",
+                expected="True or False",
+                found=repr(verify),
+                advice="Leave it out to compare with the live model.",
+            )
+        if isinstance(sample, (str, bytes, int, float)):
+            raise ArgumentError(
+                "sample",
+                expected="a batch of inputs: an array, a list or a dict",
+                found=repr(sample),
+                advice="Give one like those that the model is trained on.",
+            )
         check_target(target, batch_size)
         self._target, self._batch_size = target, batch_size
-        self._path = absolute(path)
+        self._path = paths.absolute(path, "path")
         self._names = GraphNames(
             inputs=_names("inputs", inputs), outputs=_names("outputs", outputs)
         )
@@ -457,15 +473,22 @@ class _AfterOthers(Tail):
 
 
 def _names(argument: str, value: Any) -> tuple[str, ...] | Mapping[str, str] | None:
-    if value is None or isinstance(value, Mapping):
-        return value
-    if isinstance(value, str):
-        return (value,)
-    names = tuple(value)
-    if not all(isinstance(name, str) and name for name in names):
+    if value is None:
+        return None
+    is_list = isinstance(value, Iterable) and not isinstance(value, (str, Mapping))
+    names = tuple(value) if is_list else value
+    if not isinstance(names, (Mapping, tuple)):
+        names = (names,)
+    wanted = tuple(names.values()) if isinstance(names, Mapping) else names
+    expected = None
+    if not all(isinstance(name, str) and name for name in (*names, *wanted)):
+        expected = "names, each a string that is not empty"
+    elif len(set(wanted)) < len(wanted):
+        expected = "each name once"
+    if expected is not None:
         raise ArgumentError(
             argument,
-            expected="names, each a string that is not empty",
+            expected=expected,
             found=repr(value),
             advice="Leave it out for the layers' own names.",
         )

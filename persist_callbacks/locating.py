@@ -6,6 +6,7 @@ import os
 import re
 from pathlib import Path
 
+from persist_callbacks import paths
 from persist_callbacks.errors import CheckpointDamaged, CheckpointNotFound
 from persist_callbacks.storage import bundle, checkpoints, run_directory
 from persist_callbacks.storage.layout import MANIFEST
@@ -27,7 +28,7 @@ def locate(path: Path, *, check: bool) -> str:
         CheckpointNotFound: nothing is there, or no checkpoint in it.
         CheckpointDamaged: it is none, or not sound.
     """
-    path = run_directory.absolute(path)
+    path = paths.absolute(path, "checkpoint")
     if path.is_file() and _PART.search(path.name):
         path = path.with_name(_PART.sub("", path.name))
     folder = path if path.is_dir() else path.parent

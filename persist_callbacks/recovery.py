@@ -14,6 +14,7 @@ import keras
 
 from persist_callbacks.errors import (
     ArchitectureMismatch,
+    ArgumentError,
     DataMismatch,
     ModelNotBuilt,
     ModelNotCompiled,
@@ -492,9 +493,17 @@ def require_trainable(model: Any, where: object) -> None:
         where: the argument or directory, for the message.
 
     Raises:
+        ArgumentError: it is no model.
         ModelNotCompiled: it has no optimizer.
         ModelNotBuilt: it has no variables yet.
     """
+    if not all(hasattr(model, name) for name in ("name", "built", "variables")):
+        raise ArgumentError(
+            where,
+            expected="a Keras model",
+            found=repr(model),
+            advice="Build and compile it as when the run was started.",
+        )
     if getattr(model, "optimizer", None) is None:
         raise ModelNotCompiled(
             where,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 from typing import Any
 
-from persist_callbacks import environment
+from persist_callbacks import environment, paths
+from persist_callbacks.errors import ArgumentError
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
 from persist_callbacks.storage.checkpoints import Committed
 from persist_callbacks.storage.store import Store
@@ -32,6 +34,7 @@ def resume(
         prints well.
 
     Raises:
+        ArgumentError: an argument is nothing of its kind.
         ModelNotCompiled: the model has no optimizer.
         ModelNotBuilt: the model has no variables.
         NotARunDirectory: the directory holds something else.
@@ -48,10 +51,7 @@ def resume(
         passed_over = sound.passed_over
         committed: Committed = sound.committed or store.find("latest")
     else:
-        selector = (
-            checkpoint if isinstance(checkpoint, (str, int)) else os.fspath(checkpoint)
-        )
-        committed = store.find(selector)
+        committed = store.find(_selector(checkpoint))
     recovery = Recovery(store, committed, passed_over)
     # What metrics have gathered ends with the epoch.
     within_epoch = committed.record.position.batch > 0
@@ -59,3 +59,19 @@ def resume(
     recovery.put_back_seeds()
     recovery.forget_tensors()
     return recovery.point(in_fit=False, newest=checkpoint == "latest")
+
+
+def _selector(checkpoint: object) -> str | int:
+    if isinstance(checkpoint, Integral) and not isinstance(checkpoint, bool):
+        return int(checkpoint)
+    if isinstance(checkpoint, str) and checkpoint:
+        return checkpoint
+    if isinstance(checkpoint, os.PathLike):
+        paths.absolute(checkpoint, "checkpoint")
+        return str(os.fspath(checkpoint))
+    raise ArgumentError(
+        "checkpoint",
+        expected="'latest', 'best', a step number or a checkpoint's folder",
+        found=repr(checkpoint),
+        advice="Leave it out for the newest one that is sound.",
+    )

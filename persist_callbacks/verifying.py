@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from persist_callbacks import paths
 from persist_callbacks.errors import CheckpointNotFound, PersistError
 from persist_callbacks.storage import (
     bundle,
@@ -103,7 +104,7 @@ def verify(path: str | os.PathLike[str], *, finite: bool = False) -> Verificatio
         CheckpointNotFound: there is no such thing.
         NotARunDirectory: it is something else.
     """
-    given = run_directory.absolute(path)
+    given = paths.absolute(path, "path")
     folder = given.parent if given.name == layout.PREFIX else given
     if layout.step_of(folder.name) is not None or (folder / MANIFEST).is_file():
         _require_there(folder)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from persist_callbacks import (
 )
 from persist_callbacks.errors import (
     ArchitectureMismatch,
+    ArgumentError,
     BackendError,
     CheckpointNotFound,
     DirectoryNotWritable,
@@ -30,6 +32,7 @@ from persist_callbacks.errors import (
     PersistError,
     TensorNotFound,
 )
+from persist_callbacks.verifying import verify
 
 
 def tree(root):
@@ -314,3 +317,55 @@ def test_pb_that_is_not_there(untouched):
     untouched.watch()
     with pytest.raises(NotAFrozenGraph, match=r"model\.pb: expected .*found"):
         load_frozen_graph(untouched.path / "model.pb")
+
+
+NO_PATHS = [None, 3, b"x", "", "a\0b", "~nobody-of-this-name/x", "\ud800"]
+TAKES_PATH = {
+    "PeriodicCheckpoint": ("directory", PeriodicCheckpoint),
+    "FrozenGraphExport": ("path", FrozenGraphExport),
+    "load_frozen_graph": ("path", load_frozen_graph),
+    "freeze from": ("checkpoint", lambda path: freeze(path, "model.pb")),
+    "freeze to": ("path", lambda path: freeze("run", path)),
+    "verify": ("path", verify),
+    "resume": ("directory", lambda path: resume(sequential(), path)),
+}
+
+
+@pytest.mark.parametrize("face", TAKES_PATH)
+def test_what_is_no_path(face, untouched, monkeypatch):
+    """Refused by the argument's name, before anything is read."""
+    (untouched.path / "file").touch()
+    untouched.watch()
+    monkeypatch.chdir(untouched.path)
+    argument, call = TAKES_PATH[face]
+    for value in NO_PATHS:
+        with pytest.raises(ArgumentError) as raised:
+            call(value)
+        found = message_of(raised, ArgumentError)
+        assert found.startswith(f"{argument}: expected "), found
+        assert f", found {value!r}. " in found
+
+
+def test_what_resume_cannot_take(a_run):
+    """What is no model, and what names no checkpoint."""
+    for model in (None, 3):
+        with pytest.raises(ArgumentError) as raised:
+            resume(model, a_run)
+        assert message_of(raised, ArgumentError).startswith("model: expected a Keras")
+    model = sequential()
+    for checkpoint in (None, float("nan"), 1.5, True, "", b"x", "a\0b", ["best"]):
+        with pytest.raises(ArgumentError) as raised:
+            resume(model, a_run, checkpoint=checkpoint)
+        assert message_of(raised, ArgumentError).startswith("checkpoint: expected ")
+    newest = resume(model, a_run).path
+    for checkpoint in (Path(newest.name), newest, np.int64(resume(model, a_run).step)):
+        assert resume(model, a_run, checkpoint=checkpoint).path == newest
+
+
+def test_a_directory_whose_name_is_too_long(untouched):
+    """The system's refusal is an error of ours, before the first step."""
+    (untouched.path / "file").touch()
+    untouched.watch()
+    with pytest.raises(DirectoryNotWritable) as raised:
+        PeriodicCheckpoint(untouched.path / ("x" * 300))
+    assert "File name too long" in message_of(raised, DirectoryNotWritable)

@@ -478,6 +478,9 @@ def test_open_sizes(tmp_path):
     assert_same(frozen, model, x)
 
 
+MOST = 2**31 - 1
+
+
 @pytest.mark.parametrize(
     ("argument", "value", "expected"),
     [
@@ -485,10 +488,22 @@ def test_open_sizes(tmp_path):
         ("atol", -1.0, "a number of 0 or more"),
         ("rtol", "small", "a number of 0 or more"),
         ("atol", float("nan"), "a number of 0 or more"),
+        ("atol", float("inf"), "a number of 0 or more"),
+        ("rtol", True, "a number of 0 or more"),
+        ("verify", "no", "True or False"),
+        ("verify", None, "True or False"),
+        ("sample", 3, "a batch of inputs: an array, a list or a dict"),
+        ("sample", "x", "a batch of inputs: an array, a list or a dict"),
         ("outputs", [""], "names, each a string that is not empty"),
         ("inputs", [1], "names, each a string that is not empty"),
+        ("inputs", 3, "names, each a string that is not empty"),
+        ("inputs", "", "names, each a string that is not empty"),
+        ("inputs", {"a": 3}, "names, each a string that is not empty"),
+        ("outputs", ["a", "a"], "each name once"),
+        ("outputs", {"a": "c", "b": "c"}, "each name once"),
         ("target", "onnx", "'portable' or 'tensorflow'"),
-        ("batch_size", 0, "a positive number of rows, or None"),
+        ("batch_size", 0, f"a positive number of rows, at most {MOST}, or None"),
+        ("batch_size", MOST + 1, f"a positive number of rows, at most {MOST}, or None"),
     ],
 )
 def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):

@@ -15,7 +15,7 @@ import pytest
 PACKAGE = "persist_callbacks"
 ROOT = Path(__file__).parent.parent / PACKAGE
 ROOMS = {"training", "storage", "graph"}
-SHARED = {"errors", "layer_names", "records"}
+SHARED = {"errors", "layer_names", "paths", "records"}
 FACES = {
     "periodic_checkpoint",
     "frozen_graph_export",

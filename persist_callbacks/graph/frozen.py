@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from persist_callbacks import paths
 from persist_callbacks.errors import ArgumentError, InputMismatch, NotAFrozenGraph
 from persist_callbacks.graph import feeding
 from persist_callbacks.graph import nodes as nd
@@ -223,10 +224,11 @@ def load_frozen_graph(path: str | Path) -> FrozenGraph:
             Placeholder is an input, and every node that nothing reads an output.
 
     Raises:
+        ArgumentError: the path is nothing that can be one.
         NotAFrozenGraph: there is no file, or it is not a frozen graph, or not the one
             that its signature is about.
     """
-    pb_path = Path(path)
+    pb_path = paths.absolute(path, "path")
     graph_def, data = read(pb_path)
     beside = signature_path(pb_path)
     if not beside.is_file():

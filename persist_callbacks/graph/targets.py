@@ -11,6 +11,9 @@ from persist_callbacks.graph.simplify import simplify
 
 TARGETS = ("portable", "tensorflow")
 
+# Beyond it some runtimes cannot count.
+_MOST_ROWS = 2**31 - 1
+
 
 def check_target(target: str, batch_size: int | None) -> None:
     """Refuse what no export can be made for.
@@ -18,7 +21,7 @@ def check_target(target: str, batch_size: int | None) -> None:
     Args:
         target: ``portable`` for a PB that every runtime reads, ``tensorflow`` for one
             in which no op is rewritten.
-        batch_size: a positive number, or None.
+        batch_size: a positive number that 32 bits hold, or None.
 
     Raises:
         ArgumentError: it is something else.
@@ -31,10 +34,10 @@ def check_target(target: str, batch_size: int | None) -> None:
             advice="Leave it out for a PB that other runtimes read too.",
         )
     is_size = isinstance(batch_size, int) and not isinstance(batch_size, bool)
-    if batch_size is not None and not (is_size and batch_size > 0):
+    if batch_size is not None and not (is_size and 0 < batch_size <= _MOST_ROWS):
         raise ArgumentError(
             "batch_size",
-            expected="a positive number of rows, or None",
+            expected=f"a positive number of rows, at most {_MOST_ROWS}, or None",
             found=repr(batch_size),
             advice="Leave it out for a PB that takes any number.",
         )

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from persist_callbacks import paths
 from persist_callbacks.errors import (
     CheckpointDamaged,
     CheckpointNotFound,
@@ -26,7 +27,6 @@ from persist_callbacks.storage import (
     layout,
     manifest,
     retention,
-    run_directory,
 )
 from persist_callbacks.storage.layout import MANIFEST, PREFIX, REPLACED
 from persist_callbacks.storage.sharing import stamp_of
@@ -288,7 +288,7 @@ def _at(directory: Path, selector: str | int | Path) -> Committed | None:
         named = (path for path in _folders(directory) if path.name.startswith(text))
         path = next(named, directory / text)
     else:
-        path = run_directory.absolute(text)
+        path = paths.absolute(text, "checkpoint")
         if path.name == PREFIX:
             path = path.parent
         if not (path / MANIFEST).exists():

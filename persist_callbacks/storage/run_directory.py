@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import msgspec
 
+from persist_callbacks import paths
 from persist_callbacks.errors import (
     CheckpointNotFound,
     DirectoryNotWritable,
@@ -79,6 +80,13 @@ def check_directory(directory: str | os.PathLike[str]) -> None:
         FormatTooNew: a newer persist_callbacks has begun the run.
     """
     path = absolute(directory)
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        # A name that is too long, say.
+        raise not_writable(path, error.strerror or str(error)) from error
     if path.exists() and not path.is_dir():
         raise NotARunDirectory(
             path, expected="a folder", found="a file", advice=_ELSEWHERE
@@ -208,8 +216,12 @@ def free_name(directory: Path, name: str) -> Path:
 
 
 def absolute(directory: str | os.PathLike[str]) -> Path:
-    """Path that still leads there after the process has changed its directory."""
-    return Path(directory).expanduser().absolute()
+    """Path that still leads there after the process has changed its directory.
+
+    Raises:
+        ArgumentError: the directory is nothing that a path can be made of.
+    """
+    return paths.absolute(directory, "directory")
 
 
 def not_writable(path: Path, reason: str) -> DirectoryNotWritable:
