@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import time
@@ -12,7 +13,7 @@ import click
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.errors import RunNotActive
-from persist_callbacks.storage import durable, layout, lock
+from persist_callbacks.storage import durable, layout, lock, progress
 from persist_callbacks.storage.store import Store
 
 _SECONDS_BETWEEN_LOOKS = 0.1
@@ -42,7 +43,8 @@ _SECONDS_BETWEEN_LOOKS = 0.1
 def command(run: Path, by_signal: bool, wait: float) -> None:
     """Ask the process that trains the run RUN for a checkpoint, and wait for it.
 
-    It is made at the next step boundary. By default a file named SAVE is put into the
+    It is made at the next step boundary, and holds every step that was done when it was
+    asked for. By default a file named SAVE is put into the
     run directory, which reaches processes on other machines too.
     """
     store = Store.open_for_reading(run)
@@ -54,6 +56,8 @@ def command(run: Path, by_signal: bool, wait: float) -> None:
             found="none",
             advice="Start the training script; its checkpoints are written by it.",
         )
+    # Before it is asked: it may be saving already, what it had before these steps.
+    done = _steps_done(store.directory)
     before = {saved.record.saved_at for saved in store.checkpoints()}
     if by_signal:
         _send(store.directory, owner)
@@ -65,8 +69,9 @@ def command(run: Path, by_signal: bool, wait: float) -> None:
     with wording.console().status("Waiting for the checkpoint ..."):
         while time.monotonic() < deadline:
             for saved in store.checkpoints():
-                if saved.record.saved_at not in before:
-                    click.echo(saved.record.name)
+                record = saved.record
+                if record.saved_at not in before and record.position.step >= done:
+                    click.echo(record.name)
                     return
             time.sleep(_SECONDS_BETWEEN_LOOKS)
     raise RunNotActive(
@@ -76,6 +81,17 @@ def command(run: Path, by_signal: bool, wait: float) -> None:
         advice="A step, a validation or a write may take longer: give --wait more, or "
         "look with persist-callbacks report.",
     )
+
+
+def _steps_done(directory: Path) -> int:
+    """Tell how many steps the process that trains has done; 0 if nothing says so."""
+    found = progress.read(directory)
+    with contextlib.suppress(OSError):
+        noted = (directory / progress.NAME).stat().st_mtime_ns
+        # An earlier process may have come farther than its last checkpoint.
+        if found is not None and noted >= (directory / lock.OWNER).stat().st_mtime_ns:
+            return found.step
+    return 0
 
 
 def _send(directory: Path, owner: lock.Owner) -> None:

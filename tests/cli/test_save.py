@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +14,9 @@ import pytest
 from click.testing import CliRunner
 
 from persist_callbacks.cli import commands
+from persist_callbacks.records import Position
+from persist_callbacks.storage import layout
+from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.store import Store
 
 SCRIPT = Path(__file__).parents[1] / "interrupted_script.py"
@@ -61,6 +66,38 @@ def test_a_run_under_way_is_saved(training, options):
         time.sleep(0.02)
     assert reasons[name] == ("SIGUSR1" if options else "the SAVE file")
     assert not (training / "SAVE").exists()
+
+
+def commit(store, step):
+    staged = store.stage(step)
+    for name in (layout.INDEX, "model.ckpt.data-00000-of-00001", layout.STATE):
+        staged.write(name, b"x")
+    store.commit(staged, position=Position(0, step, step), fingerprint="f")
+
+
+@pytest.mark.parametrize("earlier", [False, True])
+def test_a_save_that_was_under_way_does_not_count(earlier, tmp_path):
+    """Nor how far an earlier process had come, whose steps are done once more."""
+    with Store.open_for_writing(tmp_path / "run") as store:
+        noted = ProgressFile(store.directory)
+        noted.note(60)
+        noted.close()
+        if earlier:
+            os.utime(store.directory / ".progress", (0, 0))
+
+        def answer():
+            while not (store.directory / layout.SAVE).exists():
+                time.sleep(0.01)
+            commit(store, 40)
+            time.sleep(0.5)
+            commit(store, 61)
+
+        process = threading.Thread(target=answer)
+        process.start()
+        result = run("save", store.directory)
+        process.join()
+    name = "ckpt-000000040" if earlier else "ckpt-000000061"
+    assert result.output.strip().splitlines()[-1] == name
 
 
 def test_nobody_trains(tmp_path):
