@@ -16,10 +16,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
-import numpy as np
-import tensorflow as tf
 
-from persist_callbacks.training import csv_log, json_values
+from persist_callbacks.training import (
+    csv_log,
+    json_values,
+    prints,
+    randomness,
+    variables,
+)
 
 # What each of Keras' callbacks decides by. All of it is reset in on_train_begin or
 # __init__, and none of it is in the model.
@@ -46,9 +50,6 @@ _ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
         "_previous_epoch_iterations",
     ),
 }
-
-# What is compared of a callback's attributes whenever a checkpoint is made.
-_LARGEST_PRINT, _LONGEST_PRINT = 4096, 100
 
 
 @dataclass(frozen=True)
@@ -138,7 +139,8 @@ class ForgottenState:
     """Finds callbacks that carry state from step to step which nobody saves.
 
     Those are callbacks without the protocol, not known to us, with an attribute that
-    is another than it was when training began.
+    is another than it was when training began. What is saved with their model, as its
+    optimizer's learning rate is, may be.
 
     Args:
         callbacks: the callbacks of the run, as training begins.
@@ -146,7 +148,7 @@ class ForgottenState:
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
         self._before = [
-            (callback, _plain_attributes(callback))
+            (callback, prints.take(callback, _known(callback)))
             for callback in callbacks
             if not _has_protocol(callback)
             and not type(callback).__module__.startswith(("keras.", "persist_callba"))
@@ -154,44 +156,32 @@ class ForgottenState:
 
     def found(self) -> list[str]:
         """Name the classes of such callbacks, each once and never again."""
-        changed = [
-            callback
-            for callback, before in self._before
-            if _plain_attributes(callback) != before
-        ]
+        changed = [pair[0] for pair in self._before if _has_changed(*pair)]
         gone = {id(callback) for callback in changed}
         self._before = [pair for pair in self._before if id(pair[0]) not in gone]
         return sorted({type(callback).__qualname__ for callback in changed})
 
 
-def _plain_attributes(callback: Any) -> dict[str, Any]:
-    """Take what of a callback can be compared at little cost.
+def _has_changed(callback: Any, before: dict[str, prints.Print]) -> bool:
+    now = prints.take(callback, _known(callback))
+    if not prints.changed(before, now):
+        return False
+    model = getattr(callback, "_model", None)
+    if model is None:
+        return True
+    # To list them takes its time, and is seldom needed.
+    live = variables.collect(model, randomness.seed_variables())
+    saved = {id(item.variable) for item in live}
+    return bool(prints.changed(before, now, saved))
+
+
+def _known(callback: Any) -> set[str]:
+    """List the attributes that Keras keeps in a callback.
 
     Of a subclass of one of Keras' own, what that one keeps is left to its table.
     """
-    known = {"params", "_model"}.union(
-        *(_named_by(kind) for kind in type(callback).__mro__ if _is_of_keras(kind))
-    )
-    return {
-        name: _print_of(value)
-        for name, value in vars(callback).items()
-        if name not in known
-    }
-
-
-def _print_of(value: Any, depth: int = 2) -> Any:
-    """Condense a value: equal for equal ones, and for those that are too large."""
-    if value is None or isinstance(value, (bool, int, float, str)):
-        return value
-    if isinstance(value, tf.Variable | np.ndarray | np.generic):
-        array = np.asarray(value)
-        return array.tobytes() if array.nbytes <= _LARGEST_PRINT else array.shape
-    if isinstance(value, (list, tuple, set, dict)):
-        if depth == 0 or len(value) > _LONGEST_PRINT:
-            return len(value)
-        items = value.items() if isinstance(value, dict) else list(value)
-        return [_print_of(item, depth - 1) for item in items]
-    return None
+    kinds = filter(_is_of_keras, type(callback).__mro__)
+    return {"params", "_model"}.union(*map(_named_by, kinds))
 
 
 def _is_of_keras(kind: type) -> bool:

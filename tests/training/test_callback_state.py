@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import random
+from collections import deque
+from threading import Lock
 
 import keras
 import numpy as np
@@ -197,3 +200,91 @@ def test_what_a_subclass_of_keras_own_keeps_is_missed_too(change):
     change(callback)
     assert forgotten.found() == ["Stops"]
     assert forgotten.found() == []
+
+
+class Inner:
+    """What a user's callback keeps its numbers in."""
+
+    def __init__(self):
+        self.n = 0
+
+
+class Holds(keras.callbacks.Callback):
+    """A callback with state of every kind, and a model whose state is saved."""
+
+    def __init__(self):
+        super().__init__()
+        model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1), "mse", metrics=["mae"])
+        model.train_on_batch(np.ones((2, 2)), np.ones((2, 1)))
+        self.set_model(model)
+        self.saved = [model.optimizer.learning_rate, model.layers[0], *model.metrics]
+        self.last = deque([1.0] * 3, maxlen=3)
+        self.many = deque(range(300), maxlen=300)
+        self.variable = keras.Variable(1.0)
+        self.mean = keras.metrics.Mean()
+        self.teacher = keras.models.clone_model(model)
+        self.numpy = [np.random.default_rng(1), np.random.RandomState(1)]
+        self.python = random.Random(1)
+        self.seeds = keras.random.SeedGenerator(1)
+        self.generator = tf.random.Generator.from_seed(1)
+        self.inner = Inner()
+        self.names = {"a", "b"}
+        self.text = tf.Variable("a")
+        self.best = float("nan")
+        self.shared = [np.random.rand.__self__, random.random.__self__]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda callback: callback.last.append(2.0),
+        lambda callback: callback.many.append(1),
+        lambda callback: callback.variable.assign(2.0),
+        lambda callback: callback.mean.update_state(1.0),
+        lambda callback: callback.teacher.layers[0].bias.assign([7.0]),
+        lambda callback: callback.numpy[0].random(),
+        lambda callback: callback.numpy[1].random(),
+        lambda callback: callback.python.random(),
+        lambda callback: callback.seeds.next(),
+        lambda callback: callback.generator.normal([1]),
+        lambda callback: vars(callback.inner).update(n=1),
+        lambda callback: callback.names.add("c"),
+        lambda callback: callback.text.assign("b"),
+    ],
+)
+def test_state_of_every_kind_is_missed(change):
+    """Whatever a callback keeps it in."""
+    callback = Holds()
+    forgotten = ForgottenState([callback])
+    change(callback)
+    assert forgotten.found() == ["Holds"]
+
+
+def test_what_is_saved_or_equal_is_not_missed():
+    """What is saved with the model or the process, and others of equal content."""
+    callback = Holds()
+    forgotten = ForgottenState([callback])
+    callback.model.optimizer.learning_rate.assign(0.7)
+    callback.model.train_on_batch(np.ones((2, 2)), np.ones((2, 1)))
+    random.random(), np.random.rand()
+    callback.last, callback.inner = deque([1.0] * 3, maxlen=3), Inner()
+    callback.variable, callback.names = keras.Variable(1.0), {"b", "a"}
+    callback.text, callback.best = tf.Variable("a"), float("nan")
+    callback.numpy[0] = np.random.default_rng(1)
+    assert forgotten.found() == []
+
+
+def test_what_cannot_be_read_is_left_alone():
+    """A print is taken of anything."""
+
+    class Odd(random.Random):
+        def getstate(self):
+            raise RuntimeError
+
+    callback = Counts()
+    callback.odd, callback.itself, callback.lock = Odd(), callback, Lock()
+    forgotten = ForgottenState([callback])
+    assert forgotten.found() == []
+    callback.n = 1
+    assert forgotten.found() == ["Counts"]
