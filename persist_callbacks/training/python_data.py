@@ -1,8 +1,9 @@
 """The state of a ``PyDataset``: by two methods of its own, or by its generators.
 
 A data set with ``get_state() -> dict`` and ``set_state(dict)`` is put back by them, as
-a callback is. Of any other, the random generators that it holds are put back; what it
-shuffles by them at an epoch's end is made up for by ending as many epochs.
+a callback is. Of any other, the random generators that it holds are put back, those of
+Keras layers that it augments by among them; what it shuffles by them at an epoch's end
+is made up for by ending as many epochs.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from persist_callbacks.training import json_values
 
 # How deep generators are looked for: data set, its augmenter, that one's list of steps.
 _DEPTH = 3
 _WHERE = "data"
+# Those whose state is a variable.
+_IN_VARIABLES = (keras.random.SeedGenerator, tf.random.Generator)
 
 
 def has_protocol(dataset: Any) -> bool:
@@ -99,6 +103,16 @@ def _generators_in(
         if not isinstance(value, random.SystemRandom):
             yield path, value
         return
+    if isinstance(value, _IN_VARIABLES):
+        yield path, value
+        return
+    if isinstance(value, keras.Layer):
+        found = _seeds_in(value)
+        # Those of a network that is being trained are saved with it.
+        if not value.trainable_weights and not getattr(value, "compiled", False):
+            fresh = [seeds for seeds in found if id(seeds) not in seen]
+            yield from ((f"{path}.seeds.{n}", each) for n, each in enumerate(fresh))
+        seen.update(map(id, found))
     if depth == 0 or isinstance(value, (type, ModuleType, FunctionType)):
         return
     parts: list[tuple[Any, Any]] = []
@@ -113,7 +127,20 @@ def _generators_in(
         yield from _generators_in(part, inner, depth - 1, seen)
 
 
+def _seeds_in(layer: Any) -> list[Any]:
+    """List what a layer, and those that it is made of, draw random numbers by."""
+    found = {}
+    for part in layer._flatten_layers():
+        for value in vars(part).values():
+            held = value if isinstance(value, (list, tuple)) else [value]
+            seeds = (each for each in held if isinstance(each, _IN_VARIABLES))
+            found.update({id(each): each for each in seeds})
+    return list(found.values())
+
+
 def _state_of(generator: Any) -> Any:
+    if isinstance(generator, _IN_VARIABLES):
+        return np.asarray(generator.state)
     if isinstance(generator, np.random.Generator):
         return _words(generator.bit_generator.state)
     if isinstance(generator, np.random.RandomState):
@@ -124,13 +151,15 @@ def _state_of(generator: Any) -> Any:
 def _set_state(generator: Any, values: Any) -> bool:
     """Set a generator's state; False if the state is one of another kind."""
     try:
-        if isinstance(generator, np.random.Generator):
+        if isinstance(generator, _IN_VARIABLES):
+            generator.state.assign(values)
+        elif isinstance(generator, np.random.Generator):
             generator.bit_generator.state = _unwords(values)
         elif isinstance(generator, np.random.RandomState):
             generator.set_state(_unwords(values))
         else:
             generator.setstate(values)
-    except (TypeError, ValueError, KeyError):
+    except (TypeError, ValueError, KeyError, tf.errors.OpError):
         return False
     return True
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import random
 
+import keras
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from persist_callbacks.errors import ArgumentError
 from persist_callbacks.training import python_data
@@ -56,6 +58,72 @@ def test_generators_go_on(make):
     second = Rows(make())
     assert python_data.restore(second, saved) == []
     assert [second.draw() for _ in range(3)] == expected
+
+
+class Augments:
+    """A data set that augments by Keras, and by TensorFlow's generator."""
+
+    def __init__(self, *more):
+        self.layer = keras.layers.GaussianNoise(0.3, seed=3)
+        self.steps = keras.Sequential(
+            [
+                keras.layers.RandomTranslation(0.5, 0.5, seed=1),
+                keras.Sequential([keras.layers.Dropout(0.5, seed=2)]),
+            ]
+        )
+        self.seeds = keras.random.SeedGenerator(5)
+        self.generator = tf.random.Generator.from_seed(4)
+        self.more = more
+
+    def draw(self):
+        image = np.arange(48, dtype="float32").reshape(1, 4, 4, 3)
+        drawn = [
+            self.layer(image, training=True),
+            self.steps(image, training=True),
+            keras.random.normal((2,), seed=self.seeds),
+            self.generator.normal([2]),
+        ]
+        return [np.asarray(each).tolist() for each in drawn]
+
+
+def test_generators_of_keras_and_tensorflow_go_on():
+    """Wherever they are, in layers of layers too."""
+    first = Augments()
+    first.draw()
+    saved = json.loads(json.dumps(python_data.capture(first)))
+    assert sorted(saved["generators"]) == [
+        "generator",
+        "layer.seeds.0",
+        "seeds",
+        "steps.seeds.0",
+        "steps.seeds.1",
+    ]
+    expected = [first.draw() for _ in range(3)]
+    second = Augments()
+    assert python_data.restore(second, saved) == []
+    assert [second.draw() for _ in range(3)] == expected
+
+
+def test_a_state_of_another_kind_is_left_out():
+    """Of another shape, or no state at all."""
+    data = Augments()
+    for wrong in ([1, 2, 3, 4, 5], "a", None):
+        saved = {"generators": {"seeds": wrong, "generator": wrong}}
+        assert python_data.restore(data, saved) == [
+            "Augments has not the generator seeds that it had",
+            "Augments has not the generator generator that it had",
+        ]
+
+
+def test_what_a_trained_network_draws_by_is_not_the_datas():
+    """Put back where the data begin anew, it would draw as it has drawn before."""
+    trained = keras.Sequential([keras.layers.Dense(3), keras.layers.Dropout(0.5)])
+    trained.compile("sgd", "mse")
+    part = keras.Sequential([keras.layers.Dense(3), keras.layers.Dropout(0.5)])
+    part.build((None, 2))
+    found = dict(python_data.generators(Augments(trained, part)))
+    assert not any(path.startswith("more") for path in found)
+    assert len(found) == 5
 
 
 def test_generators_that_are_not_there_any_more():
