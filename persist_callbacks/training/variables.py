@@ -112,8 +112,9 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
 
     Returns:
         Model, optimizer, metric and seed variables, then ``tf.Variable`` objects that
-        Keras itself does not track, then the parts of variables that are distributed
-        over replicas. Keys are unique and depend on the architecture only, not on what
+        Keras itself does not track and what hangs on the model's parts in objects of
+        the user's own, then the parts of variables that are distributed over replicas.
+        Keys are unique and depend on the architecture only, not on what
         else was built in the process.
     """
     names = _canonical_layer_names(model)
@@ -158,6 +159,11 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
     for name, variable in _untracked(model, seen):
         key = _canonical_path(name, model.name, names)
         add("other", f"other/{key or 'variable'}", variable)
+    for metric in _metrics_of(model):
+        for name, variable in _hanging_on(metric, metric.name):
+            add("metric", f"metrics/{name}", variable)
+    for name, variable in _beside(model):
+        add("other", f"other/{_canonical_path(name, model.name, names)}", variable)
     for item in tuple(live):
         for number, replica in _replicas(item.variable):
             add("replica", f"replicas/{number}/{item.info.key}", replica)
@@ -178,6 +184,7 @@ def glance(model: Any) -> tuple[int, ...] | None:
     owned = [] if optimizer is None else optimizer.variables
     counted = [*model.variables, *owned]
     counted += [each for metric in model.metrics for each in metric.variables]
+    counted += _metrics_of(model)
     return (len(vars(model)), id(optimizer), *map(id, counted))
 
 
@@ -270,6 +277,11 @@ def match(
                 ),
             )
         else:
+            if role == "other" and not differences(ours, described[: len(ours)]):
+                # An older version did not see those that come last.
+                pairs += [
+                    (info.key, item) for info, item in zip(ours, theirs, strict=False)
+                ]
             left_out.append(f"{role} variables differ: " + "; ".join(unlike))
     return pairs, left_out
 
@@ -473,6 +485,65 @@ def _untracked(model: Any, seen: set[int]) -> list[tuple[str, Any]]:
     return list(found.values())
 
 
+def _metrics_of(model: Any) -> list[Any]:
+    """List a model's metrics, and those that the compiled one is made of."""
+    return [
+        each
+        for metric in model.metrics
+        for each in (metric, *getattr(metric, "metrics", ()))
+    ]
+
+
+def _beside(model: Any) -> list[tuple[str, Any]]:
+    """List variables in objects of the user's own that hang on a model's parts.
+
+    Such as a regularizer of a layer, or a learning rate schedule: Keras does not look
+    into them.
+    """
+    owners = [(each.name, each) for each in model._flatten_layers(include_self=False)]
+    for optimizer in optimizers_of(model):
+        wrapped = getattr(optimizer, "inner_optimizer", optimizer)
+        owners += [(stem(type(wrapped)), wrapped)]
+    held = [
+        (f"{model.name}/{name}/state", value.state)
+        for name, value in _attributes(model)
+        if isinstance(value, keras.random.SeedGenerator)
+    ]
+    return held + [pair for name, each in owners for pair in _hanging_on(each, name)]
+
+
+def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
+    """List the variables in what the user has made of a part of a model, or hung on it.
+
+    Args:
+        owner: a layer, optimizer or metric; of Keras' own, only those of its attributes
+            are entered that are the user's.
+        path: what names begin with.
+    """
+    held: list[tuple[str, Any]] = []
+    if _is_foreign(type(owner)):
+        held = _attributes(owner)
+    else:
+        for name, value in vars(owner).items():
+            if isinstance(value, _PLAIN) or not _is_foreign(type(value)):
+                continue
+            if not isinstance(value, keras.Operation):
+                inner = _attributes(value) if hasattr(value, "__dict__") else []
+                held += [(f"{name}/{further}", part) for further, part in inner]
+    found = []
+    for name, value in held:
+        seeds = (keras.random.SeedGenerator, tf.random.Generator)
+        variable = value.state if isinstance(value, seeds) else value
+        if isinstance(variable, (keras.Variable, tf.Variable)):
+            found.append((f"{path}/{name}", variable))
+    return found
+
+
+def _is_foreign(kind: type) -> bool:
+    """Whether a class is neither Keras' nor that of another known library."""
+    return kind.__module__.split(".")[0] not in _LIBRARIES
+
+
 def _attributes(model: Any) -> list[tuple[str, Any]]:
     """List what a model's attributes hold, in containers and plain objects too.
 
@@ -494,7 +565,7 @@ def _attributes(model: Any) -> list[tuple[str, Any]]:
             parts = value.items()
         elif isinstance(value, (list, tuple, set)) and len(value) <= _LONGEST:
             parts = enumerate(value)
-        elif type(value).__module__.split(".")[0] not in _LIBRARIES:
+        elif _is_foreign(type(value)):
             parts = getattr(value, "__dict__", {}).items()
         waiting += [(f"{path}/{name}", part, depth - 1) for name, part in parts]
     return found

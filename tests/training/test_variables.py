@@ -149,6 +149,90 @@ def test_variables_that_keras_does_not_track():
     np.testing.assert_array_equal(layer.generator.normal([2]), expected)
 
 
+class Growing(keras.regularizers.Regularizer):
+    def __init__(self):
+        self.factor = keras.Variable(0.1, trainable=False)
+
+    def __call__(self, weight):
+        return self.factor * keras.ops.sum(keras.ops.square(weight))
+
+
+class Falling(keras.optimizers.schedules.LearningRateSchedule):
+    def __init__(self):
+        self.rate = keras.Variable(0.1, trainable=False)
+
+    def __call__(self, step):
+        return self.rate
+
+
+class Sum(keras.metrics.Metric):
+    """A metric with a variable that is not Keras'."""
+
+    def __init__(self):
+        super().__init__(name="total")
+        self.total = tf.Variable(0.0)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.total.assign_add(tf.reduce_sum(y_pred))
+
+    def result(self):
+        return self.total.value()
+
+    def reset_state(self):
+        self.total.assign(0.0)
+
+
+def with_objects_of_the_users(wrap=lambda optimizer: optimizer):
+    model = keras.Sequential(
+        [keras.Input((4,)), keras.layers.Dense(2, kernel_regularizer=Growing())]
+    )
+    optimizer = keras.optimizers.SGD(Falling(), name="own")
+    model.compile(wrap(optimizer), "mse", metrics=[Sum()])
+    return model
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda optimizer: optimizer, keras.optimizers.LossScaleOptimizer]
+)
+def test_variables_in_objects_that_hang_on_the_models_parts(wrap):
+    """Those of a regularizer, a schedule and a metric, by names that tell of them."""
+    models = [with_objects_of_the_users(wrap) for _ in range(2)]
+    for model in models:
+        glance = variables.glance(model)
+        model.train_on_batch(X, np.ones((16, 2), "float32"))
+        assert variables.glance(model) != glance
+        assert keys(model)[-2:] == [
+            "other/dense/kernel_regularizer/factor",
+            "other/sgd/_learning_rate/rate",
+        ]
+        assert "metrics/total/total" in keys(model)
+    saved = [item.info for item in collected(models[0])]
+    pairs, left_out = variables.match(saved, collected(models[1]), where="here")
+    assert (len(pairs), left_out) == (len(saved), [])
+
+
+def test_a_metric_in_an_attribute_keeps_its_key():
+    """Found before, as any other of the model's attributes."""
+    model = with_objects_of_the_users()
+    model.total = Sum()
+    found = {item.info.key: item.info.role for item in collected(model)}
+    assert found["other/Variable"] == "other"
+    assert "metrics/total/total" not in found
+
+
+def test_other_variables_that_an_older_version_did_not_see():
+    """Those that it saw are put back all the same, and the rest is said."""
+    model = with_objects_of_the_users()
+    model.own = tf.Variable(1.0)
+    live = collected(model)
+    others = [item for item in live if item.info.role == "other"]
+    saved = [item.info for item in live if item not in others[1:]]
+    pairs, left_out = variables.match(saved, live, where="here")
+    assert [key for key, _ in pairs] == [info.key for info in saved]
+    assert len(left_out) == 1
+    assert "checkpoint has nothing, model has other/dense" in left_out[0]
+
+
 def embedding(optimizer):
     model = keras.Sequential(
         [
