@@ -575,7 +575,14 @@ class CheckpointedRun:
 
     def _tell_of_random_ops(self) -> None:
         """Say once, when the train function is traced, what no checkpoint can hold."""
-        drawing = self._loop.random_ops()
+        drawing, changing = self._loop.unsaved_ops()
+        if changing:
+            warnings.warn(
+                f"A train step changes a lookup table ({', '.join(changing)}), whose "
+                "content is not saved: keep what training changes in variables.",
+                PersistWarning,
+                stacklevel=2,
+            )
         if drawing:
             when = "If this run is resumed" if self.resume_point is None else "Resumed"
             self._say(

@@ -597,6 +597,27 @@ def test_draws_that_no_checkpoint_can_hold_are_told_of(tmp_path, capsys):
     assert "a train step draws" not in capsys.readouterr().out
 
 
+def test_a_table_that_a_step_changes_is_warned_of(tmp_path):
+    """Its content is not in a checkpoint."""
+    table = tf.lookup.experimental.MutableHashTable(tf.int64, tf.float32, 1.0)
+    key = np.zeros(1, "int64")
+
+    class Counting(keras.layers.Layer):
+        def call(self, x, training=False):
+            if not training:
+                return x
+            table.insert(key, table.lookup(key) + 1.0)
+            return x * tf.ensure_shape(table.lookup(key), [1])
+
+    model = keras.Sequential(
+        [keras.Input((FEATURES,)), Counting(), keras.layers.Dense(1)]
+    )
+    model.compile("sgd", "mse")
+    with pytest.warns(PersistWarning, match="changes a lookup table") as warned:
+        fit(model, ours(tmp_path / "run"))
+    assert len(warned) == 1
+
+
 def test_a_callback_that_is_kept_holds_no_data(tmp_path):
     """An iterator may have large buffers."""
     seen, kept = [], ours(tmp_path / "run")

@@ -23,6 +23,9 @@ Logs = dict[str, Any]
 # What a train function may raise when the data is at its end; ``fit`` expects either.
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
+# They change what is in a lookup table.
+_TABLE_OPS = ("LookupTableInsertV2", "LookupTableRemoveV2", "LookupTableImportV2")
+
 
 class Step(Protocol):
     """What stands in for a model's train function: run it, or answer for it."""
@@ -227,17 +230,19 @@ class FitLoop:
                 outer = outer.run
         self._wrapped = None
 
-    def random_ops(self) -> list[str]:
-        """List the ops by which the train function draws, if it is traced, at random.
+    def unsaved_ops(self) -> tuple[list[str], list[str]]:
+        """List ops of the train function, if it is traced, that no checkpoint follows.
 
-        Those that keep their place themselves, in the kernel, where nobody can read it:
-        what Keras draws goes through seeds in variables. An op of the first kind has
-        both parts of its seed as attributes.
+        Returns:
+            Those that draw at random and keep their place themselves, in the kernel,
+            where nobody can read it: what Keras draws goes through seeds in variables.
+            And those that change a lookup table.
         """
         function: Any = None if self._wrapped is None else self._wrapped.run
         while isinstance(function, _Wrapped):
             function = function.run
-        found: set[str] = set()
+        drawing: set[str] = set()
+        changing: set[str] = set()
         seen: set[str] = set()
         for concrete in _traced(function):
             # One that another calls has been gone through with that.
@@ -245,12 +250,13 @@ class FitLoop:
                 continue
             definition = concrete.graph.as_graph_def()
             seen |= {inner.signature.name for inner in definition.library.function}
-            found |= {
-                node.op
-                for node in pipeline.nodes_of(definition)
-                if "seed" in node.attr and "seed2" in node.attr
-            }
-        return sorted(found)
+            for node in pipeline.nodes_of(definition):
+                # One of the first kind has both parts of its seed as attributes.
+                if "seed" in node.attr and "seed2" in node.attr:
+                    drawing.add(node.op)
+                elif node.op in _TABLE_OPS:
+                    changing.add(node.op)
+        return sorted(drawing), sorted(changing)
 
     def let_go(self) -> None:
         """Hold on to fit's data no longer: buffers of its iterator may be large."""
