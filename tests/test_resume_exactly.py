@@ -384,6 +384,94 @@ def two_optimizers():
     return model
 
 
+class Growing(keras.regularizers.Regularizer):
+    """Keeps its factor in a variable, which `fading` changes."""
+
+    def __init__(self):
+        self.factor = keras.Variable(0.01, trainable=False)
+
+    def __call__(self, weight):
+        return self.factor * keras.ops.sum(keras.ops.square(weight))
+
+
+class Fading(keras.optimizers.schedules.LearningRateSchedule):
+    """A rate of its own that falls with each step that asks for it."""
+
+    def __init__(self):
+        self.rate = keras.Variable(0.1, trainable=False)
+
+    def __call__(self, step):
+        return self.rate
+
+
+class Moves(keras.callbacks.Callback):
+    """Changes what hangs on the model's parts."""
+
+    def on_train_batch_end(self, batch, logs=None):
+        factor = self.model.layers[0].kernel_regularizer.factor
+        rate = self.model.optimizer._learning_rate.rate
+        factor.assign(factor * 1.1)
+        rate.assign(rate * 0.95)
+
+
+class Sum(keras.metrics.Metric):
+    """Adds up in a variable that is not Keras'."""
+
+    def __init__(self):
+        super().__init__(name="sum")
+        self.value = tf.Variable(0.0)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.value.assign_add(tf.reduce_sum(y_pred))
+
+    def result(self):
+        return self.value.value()
+
+    def reset_state(self):
+        self.value.assign(0.0)
+
+
+def own_objects():
+    layer = keras.layers.Dense(CLASSES, kernel_regularizer=Growing())
+    model = keras.Sequential([keras.Input((FEATURES,)), layer])
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.SGD(Fading()), loss, metrics=[Sum()])
+    return model
+
+
+def moving(model, callbacks):
+    return arrays(model, [*callbacks[:-1], Moves(), callbacks[-1]])
+
+
+class Augmenting(keras.utils.PyDataset):
+    """Draws by a layer, by seeds and by a generator, and counts its batches."""
+
+    def __init__(self):
+        super().__init__()
+        self.x, self.y = data()
+        self.noise = keras.Sequential([keras.layers.GaussianNoise(0.3, seed=3)])
+        self.seeds = keras.random.SeedGenerator(5)
+        self.generator = tf.random.Generator.from_seed(4)
+        self.count = 0
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        self.count += 1
+        rows = slice(index * 8, index * 8 + 8)
+        x = self.noise(self.x[rows], training=True)
+        x += keras.random.normal(x.shape, stddev=0.3, seed=self.seeds)
+        x += 0.3 * self.generator.normal(x.shape) + 0.01 * self.count
+        return x.numpy(), self.y[rows]
+
+
+def augmenting(model, callbacks):
+    return model.fit(
+        Augmenting(), epochs=4, verbose=0, callbacks=callbacks, shuffle=False
+    )
+
+
 def from_generator(model, callbacks):
     """Rows by Python code that draws from NumPy's global generator."""
 
@@ -422,12 +510,14 @@ def says_that_it_is_built():
     ("build", "fit"),
     [
         (two_optimizers, arrays),
+        (own_objects, moving),
         (linear, from_generator),
+        (linear, augmenting),
         (says_that_it_is_built, arrays),
     ],
 )
 def test_what_is_not_where_keras_would_have_it(build, fit, tmp_path):
-    """Optimizers and variables in containers; Python's part in a tf.data pipeline."""
+    """Optimizers and variables in containers and objects; Python's part in the data."""
     expected = train(build, fit, None)
     found = train_with_crashes(build, fit, tmp_path / "run", [10, 6], every_steps=3)
     assert found == expected

@@ -2,8 +2,8 @@
 
 A data set with ``get_state() -> dict`` and ``set_state(dict)`` is put back by them, as
 a callback is. Of any other, the random generators that it holds are put back, those of
-Keras layers that it augments by among them; what it shuffles by them at an epoch's end
-is made up for by ending as many epochs.
+Keras layers that it augments by among them, and the numbers that it counts in; what it
+shuffles by them at an epoch's end is made up for by ending as many epochs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from persist_callbacks.training import json_values
+from persist_callbacks.training import counted_attributes, json_values
 
 # How deep generators are looked for: data set, its augmenter, that one's list of steps.
 _DEPTH = 3
@@ -53,12 +53,14 @@ def capture(dataset: Any) -> dict[str, Any]:
     if has_protocol(dataset):
         where = f"{type(dataset).__name__}.get_state()"
         return {"state": json_values.encode(dataset.get_state(), where=where)}
-    return {
+    record = {
         "generators": {
             path: json_values.encode(_state_of(generator), where=f"{_WHERE}/{path}")
             for path, generator in generators(dataset)
         }
     }
+    counted = counted_attributes.take(dataset)
+    return {**record, "counted": json_values.encode(counted, where=_WHERE)}
 
 
 def restore(dataset: Any, record: dict[str, Any]) -> list[str]:
@@ -84,6 +86,13 @@ def restore(dataset: Any, record: dict[str, Any]) -> list[str]:
         generator = here.pop(path, None)
         if generator is None or not _set_state(generator, values):
             left_out.append(f"{name} has not the generator {path} that it had")
+    counting = counted_attributes.take(dataset)
+    # An older version took none.
+    for attribute, number in json_values.decode(record.get("counted", {})).items():
+        if attribute in counting and isinstance(number, (int, float)):
+            setattr(dataset, attribute, number)
+        else:
+            left_out.append(f"{name} does not count in {attribute} any more")
     return left_out
 
 

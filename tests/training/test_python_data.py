@@ -177,6 +177,48 @@ def test_two_methods_of_its_own():
     assert python_data.restore(Rows(), saved) == ["Rows has no set_state() any more"]
 
 
+class Growing:
+    """A data set whose batches tell how many there were."""
+
+    def __init__(self):
+        self.size, self.total, self.seen, self.last, self.log = 8, 0.5, 0, 0, []
+
+    def __getitem__(this, index):
+        this._count()
+        this.total = 2 * this.total
+        this.last = index
+        this.log += [this.size]
+        return this.total + this.seen
+
+    def _count(self):
+        self.seen += 1
+
+
+def test_what_a_data_set_counts_in_goes_on():
+    """What is added to, and not what is only set, or the user's to choose."""
+    first = Growing()
+    assert first[3] == 2.0
+    saved = json.loads(json.dumps(python_data.capture(first)))
+    assert saved["counted"] == {"seen": 1, "total": 1.0}
+    second = Growing()
+    second.size = 16
+    assert python_data.restore(second, saved) == []
+    assert (second.size, second.last) == (16, 0)
+    assert [second[0], second[1]] == [first[0], first[1]]
+    assert python_data.restore(second, {"generators": {}}) == []
+    assert python_data.restore(Rows(), saved) == [
+        "Rows does not count in seen any more",
+        "Rows does not count in total any more",
+    ]
+
+
+def test_a_data_set_without_source():
+    """Nothing is known of what it counts in."""
+    scope = {"Growing": Growing}
+    exec("class Made(Growing):\n def __getitem__(self, i): self.seen += 1", scope)
+    assert python_data.capture(scope["Made"]())["counted"] == {}
+
+
 def test_a_state_that_json_cannot_hold():
     """The error names the method."""
 
