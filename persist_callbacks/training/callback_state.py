@@ -125,6 +125,8 @@ def restore(
         values = json_values.decode(saved.state, dict(arrays))
         if isinstance(callback, keras.callbacks.CSVLogger):
             csv_log.set_state(callback, values)
+            if values["text"] is None:
+                left_out.append(f"the rows that {kind} had written could not be read")
         elif protocol:
             callback.set_state(values)
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 from collections import deque
 from threading import Lock
@@ -288,3 +289,63 @@ def test_what_cannot_be_read_is_left_alone():
     assert forgotten.found() == []
     callback.n = 1
     assert forgotten.found() == ["Counts"]
+
+
+def logging(name, *, append=False):
+    callback = keras.callbacks.CSVLogger(str(name), append=append)
+    callback.on_train_begin()
+    return callback
+
+
+@pytest.mark.parametrize("append", [False, True])
+def test_a_log_goes_on_behind_its_rows(append, tmp_path):
+    """Those after the checkpoint are taken out, and the header stands there once."""
+    old = logging(tmp_path / "log")
+    old.on_epoch_end(0, {"loss": 1.0})
+    states, arrays = callback_state.capture([old])
+    old.on_epoch_end(1, {"loss": 9.0})
+    old.on_train_end()
+    new = logging(tmp_path / "log", append=append)
+    assert callback_state.restore([new], through_json(states), arrays) == []
+    new.on_epoch_end(1, {"loss": 2.0})
+    new.on_train_end()
+    assert (tmp_path / "log").read_text().split() == [
+        "epoch,loss,val_loss",
+        "0,1.0,NA",
+        "1,2.0,NA",
+    ]
+
+
+@pytest.mark.parametrize("becomes", ["deleted", "rotated"])
+def test_a_log_that_is_taken_away_costs_its_rows_alone(becomes, tmp_path):
+    """The columns are kept, the report says so, and what is there now is left alone."""
+    old = logging(tmp_path / "log")
+    old.on_epoch_end(0, {"loss": 1.0, "val_loss": 1.0})
+    (tmp_path / "log").rename(tmp_path / "older")
+    if becomes == "rotated":
+        (tmp_path / "log").write_text("another's\n")
+    states, arrays = callback_state.capture([old])
+    new = logging(tmp_path / "log", append=True)
+    assert callback_state.restore([new], through_json(states), arrays) == [
+        "the rows that CSVLogger had written could not be read"
+    ]
+    new.on_epoch_end(1, {"loss": 2.0})
+    for each in (old, new):
+        each.on_train_end()
+    head = "another's" if becomes == "rotated" else "epoch,loss,val_loss"
+    assert (tmp_path / "log").read_text().split() == [head, "1,2.0,NA"]
+
+
+def test_a_log_into_a_pipe_has_no_rows_to_keep(tmp_path):
+    """To open it for reading would wait for a writer; nor can it be cut."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    before, after = logging(tmp_path / "log"), logging(tmp_path / "pipe")
+    assert carry_over([before], [after]) == []
+    after.on_epoch_end(0, {"loss": 1.0})
+    states, _ = callback_state.capture([after])
+    assert states[0].state == {"keys": ["loss", "val_loss"], "text": None}
+    for each in (before, after):
+        each.on_train_end()
+    assert os.read(reader, 999).split() == [b"epoch,loss,val_loss", b"0,1.0,NA"]
+    os.close(reader)
