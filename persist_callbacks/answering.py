@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 import time
 import warnings
@@ -13,6 +12,7 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
+from persist_callbacks import standard_streams
 from persist_callbacks.capturing import Capturer, Snapshot
 from persist_callbacks.errors import (
     NoSoundCheckpoint,
@@ -169,11 +169,9 @@ class Answerer:
     def _is_late(self, request: Request) -> None:
         if self._interruptions.is_open:
             newest = self._saver.newest_name or "none"
-            # Not print, which another thread may be in the middle of.
-            os.write(
-                2,
+            standard_streams.tell(
                 f"\nNo step has ended within {self._grace:g} s of {request.reason}: "
-                f"the newest safe checkpoint is {newest}.\n".encode(),
+                f"the newest safe checkpoint is {newest}.\n"
             )
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import platform
+import sys
 
 from rich.console import Console
 
 import persist_callbacks
+from persist_callbacks import standard_streams
 from persist_callbacks.errors import BackendError
 
 
@@ -42,5 +44,23 @@ def versions() -> dict[str, str]:
 
 
 def say(message: str) -> None:
-    """Print a line for the user, on whatever standard output is now."""
-    Console(highlight=False, soft_wrap=True).print(message, markup=False)
+    """Print a line for the user, on whatever standard output is now.
+
+    One that cannot be printed, for a full disk or a reader that is gone, is left out:
+    that is no reason for training to end.
+    """
+    if sys.stdout is None:
+        return
+    try:
+        _Lines(highlight=False, soft_wrap=True).print(message, markup=False)
+    except (OSError, ValueError):
+        # What is left of it in a buffer would fail again when the program ends.
+        standard_streams.divert_lost()
+
+
+class _Lines(Console):
+    """A console that leaves it to us what becomes of a broken pipe."""
+
+    def on_broken_pipe(self) -> None:
+        """Let the error pass, where rich would end the program."""
+        raise

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
+from persist_callbacks import standard_streams
 from persist_callbacks.watchers import Watcher
 
 # What takes a process away: the batch system, the machine, or a closed terminal.
@@ -162,8 +163,9 @@ class Interruptions:
         elif self._stop is None:
             self._ask_to_stop(Request(name, True, time.monotonic(), number))
             if number == signal.SIGINT:
-                # Not print: a signal may come in the middle of one.
-                os.write(2, b"\nSaving, then stopping. Ctrl-C again to stop at once.\n")
+                standard_streams.tell(
+                    "\nSaving, then stopping. Ctrl-C again to stop at once.\n"
+                )
         before = self._before.get(number)
         if callable(before) and (again or before is not signal.default_int_handler):
             before(number, frame)
@@ -181,6 +183,7 @@ class Interruptions:
 
     def _ask_to_stop(self, request: Request) -> None:
         self._stop = request
+        standard_streams.divert_lost_until(self._closing)
         self.on_stop(request)
 
     def _watch(self, watcher: Watcher) -> None:

@@ -56,6 +56,7 @@ def main() -> None:
     parser.add_argument("--pace", type=float, default=0.0)
     parser.add_argument("--unsaved", action="store_true")
     parser.add_argument("--export", action="store_true")
+    parser.add_argument("--verbose", type=int, default=0)
     parser.add_argument("--options", type=json.loads, default={})
     given = parser.parse_args()
     keras.utils.set_random_seed(3)
@@ -88,7 +89,7 @@ def main() -> None:
         epochs=EPOCHS,
         validation_data=rows.shuffle(48).take(24).batch(8),
         callbacks=callbacks,
-        verbose=0,
+        verbose=given.verbose,
     )
     digest = hashlib.sha256()
     for variable in [*model.variables, *model.optimizer.variables]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -475,6 +476,77 @@ def test_a_child_process_that_is_terminated(tmp_path):
     )
     for child in (whole, again):
         child.stdout.close()
+
+
+def start_patched(run, patch, *options, **streams):
+    """Start the script with something changed in its process, before it trains."""
+    begin = f"""
+import os, signal, sys, threading, time
+sys.path[:0] = [{str(SCRIPT.parent)!r}]
+import interrupted_script as script
+"""
+    end = f"""
+sys.argv = {["script", str(run), *options]!r}
+script.main()
+"""
+    return subprocess.Popen([sys.executable, "-c", begin + patch + end], **streams)
+
+
+def until(happened):
+    """Wait for what a child does; what it has not done in two minutes has failed."""
+    for _ in range(12000):
+        if happened():
+            return
+        time.sleep(0.01)
+    pytest.fail("it did not happen")
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "goes"),
+    [
+        ("pipe", "SIGINT", "before"),
+        ("pipe", "SIGINT", "after"),
+        ("terminal", "SIGHUP", "before"),
+        ("terminal", "SIGINT", "after"),
+    ],
+)
+def test_who_reads_the_output_may_be_gone(kind, name, goes, tmp_path):
+    """As tee by the same Ctrl-C, or a terminal that is closed: all is saved still."""
+    there, go_on, told = (tmp_path / each for each in ("there", "go on", "told"))
+    patch = f"""
+def wait(self, batch, logs=None):
+    if batch == 3:
+        open({str(there)!r}, "w").close()
+        while not os.path.exists({str(go_on)!r}):
+            time.sleep(0.01)
+        # The progress bar comes next; a little after its last line, or it prints none.
+        time.sleep(0.2)
+script.Marks.on_train_batch_end = wait
+"""
+    reader, writer = os.pipe() if kind == "pipe" else pty.openpty()
+    with told.open("w") as errors:
+        child = start_patched(
+            tmp_path / "run",
+            patch,
+            *("--verbose", "1", "--options", '{"every_epochs": 9}'),
+            stdout=writer,
+            stderr=writer if goes == "before" else errors,
+        )
+    os.close(writer)
+    until(there.exists)
+    if goes == "before":
+        os.close(reader)
+    child.send_signal(getattr(signal, name))
+    if goes == "after":
+        until(lambda: "Saving, then stopping" in told.read_text())
+        os.close(reader)
+    go_on.touch()
+    number = getattr(signal, name)
+    ends = -number if name == "SIGINT" else 128 + number
+    assert child.wait() == ends, told.read_text()
+    assert [event["safe"] for event in journal(tmp_path / "run", "stopped")] == [True]
+    saved = journal(tmp_path / "run", "saved")
+    assert [event["checkpoint"] for event in saved] == ["ckpt-000000004"]
 
 
 def poison(*steps, value=np.nan):
