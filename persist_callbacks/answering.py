@@ -56,6 +56,7 @@ class Answerer:
         self._grace = grace
         self._say = say
         interruptions.on_stop = self._watch_the_clock
+        interruptions.on_haste = saver.leave_at_exit
 
     def answer(
         self, step: int, take: Callable[[], Snapshot], release: Callable[[], None]
@@ -119,6 +120,10 @@ class Answerer:
         except PersistError as error:
             is_safe = False
             self._say(str(error))
+        except BaseException:
+            # A second Ctrl-C, which is not to wait for what the first one asked for.
+            self._saver.abandon()
+            raise
         taken = time.monotonic() - request.at
         self._note(request, step, is_safe, taken)
         self._say(self._told(request, step, is_safe, taken))

@@ -737,7 +737,8 @@ class CheckpointedRun:
     def release(self, *, within: float | None = None) -> None:
         """Finish the write in flight; leave directory and model as they were found.
 
-        A validation that an exception has ended is saved as it began.
+        A validation that an exception has ended is saved as it began. After a second
+        Ctrl-C nothing is written any more.
 
         Args:
             within: seconds after which a write is given up; None for no such limit.
@@ -745,6 +746,9 @@ class CheckpointedRun:
         self._detach()
         self._interruptions.close()
         held, self._held = self._held, None
+        if self._interruptions.at_once:
+            self._saver.abandon()
+            held = None
         deadline = math.inf if within is None else time.monotonic() + within
         if held is not None and held.state.position.step > self._saver.newest_step:
             with contextlib.suppress(PersistError):

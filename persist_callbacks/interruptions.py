@@ -83,11 +83,14 @@ class Interruptions:
         self._before: dict[int, Any] = {}
         self._stop: Request | None = None
         self._save: Request | None = None
+        self._at_once = False
         self._looked_at = 0.0
         self._process = os.getpid()
         self._closing = threading.Event()
         # Called with a request to stop as soon as it is there; by whatever thread.
         self.on_stop: Callable[[Request], None] = lambda request: None
+        # Called when nothing is to be waited for any more.
+        self.on_haste: Callable[[], None] = lambda: None
 
     @property
     def is_open(self) -> bool:
@@ -132,6 +135,11 @@ class Interruptions:
         """The request to save and stop, None if there is none."""
         return self._stop
 
+    @property
+    def at_once(self) -> bool:
+        """Whether Ctrl-C came after a request to stop: nothing is waited for then."""
+        return self._at_once
+
     def take_save(self) -> Request | None:
         """Return the request to save and go on, once; None if there is none."""
         now = time.monotonic()
@@ -166,6 +174,9 @@ class Interruptions:
                 standard_streams.tell(
                     "\nSaving, then stopping. Ctrl-C again to stop at once.\n"
                 )
+        if again:
+            self._at_once = True
+            self.on_haste()
         before = self._before.get(number)
         if callable(before) and (again or before is not signal.default_int_handler):
             before(number, frame)

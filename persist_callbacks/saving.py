@@ -166,7 +166,8 @@ def write(
         raise
     files = Files(written.moved_to(committed.path), snapshot.meta, stamp)
     try:
-        pruned = _prune(store, keep, committed)
+        # A save that was given up may be committed all the same, and no more than that.
+        pruned = _prune(store, keep, committed) if store.is_held else []
         store.note(
             "saved",
             checkpoint=committed.record.name,
@@ -521,6 +522,10 @@ class Saver:
         """Give up the write in flight: neither `close` nor the process waits for it."""
         self._writer.abandon()
 
+    def leave_at_exit(self) -> None:
+        """Wait no more for the write in flight when the process ends."""
+        self._writer.leave_at_exit()
+
     def check(self) -> None:
         """Take note of a save that has ended; to be called at every step boundary.
 
@@ -545,12 +550,16 @@ class Saver:
                 f"for: a first checkpoint is taken to cost {self._untold:.2g} s, and "
                 "training was too short to pay for it. The last one is written anyway."
             )
+        failure: Exception | None = None
         try:
             self.wait()
-        finally:
-            # Whatever became of the one before.
-            self.save(take, "finished")
-            self.wait()
+        except Exception as error:  # noqa: BLE001 - raised below
+            # Whatever became of the one before; but a second Ctrl-C ends all.
+            failure = error
+        self.save(take, "finished")
+        self.wait()
+        if failure is not None:
+            raise failure
 
     def wait(self) -> None:
         """Wait for the save in flight; says so when it takes over a second.
@@ -567,9 +576,16 @@ class Saver:
         self.check()
 
     def close(self) -> None:
-        """Wait for the save in flight, without raising, and let the directory go."""
+        """Wait for the save in flight, without raising, and let the directory go.
+
+        Ctrl-C ends the waiting, and the save is given up.
+        """
         try:
-            self._writer.close()
+            try:
+                self._writer.close()
+            except BaseException:
+                self._writer.abandon()
+                raise
             while (outcome := self._writer.collect()) is not None:
                 if outcome.error is not None:
                     self._warn(outcome.error)

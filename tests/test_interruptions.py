@@ -549,6 +549,112 @@ script.Marks.on_train_batch_end = wait
     assert [event["checkpoint"] for event in saved] == ["ckpt-000000004"]
 
 
+# A disk that never answers, once a checkpoint is being written to it.
+HUNG_DISK = """
+sync, hung = os.fsync, threading.Event()
+def hang(descriptor):
+    if "writer" in threading.current_thread().name:
+        hung.set()
+        threading.Event().wait()
+    sync(descriptor)
+os.fsync = hang
+"""
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        # While the first one's checkpoint is waited for.
+        """
+from persist_callbacks.saving import Saver
+wait_until = Saver.wait_until
+def told(saver, deadline):
+    if saver.busy:
+        threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+    return wait_until(saver, deadline)
+Saver.wait_until = told
+def act(self, batch, logs=None):
+    if batch == 2:
+        signal.raise_signal(signal.SIGINT)
+script.Marks.on_train_batch_end = act
+""",
+        # In the middle of a step, beside a write.
+        """
+def act(self, batch, logs=None):
+    if batch == 2:
+        hung.wait()
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+script.Marks.on_train_batch_end = act
+""",
+        # In a validation, which an exception would have saved.
+        """
+def act(self, batch, logs=None):
+    hung.wait()
+    signal.raise_signal(signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
+script.Marks.on_test_batch_end = act
+""",
+        # While what was in flight at the end of training is waited for.
+        """
+def act(self, logs=None):
+    signal.raise_signal(signal.SIGINT)
+    threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT]).start()
+script.Marks.on_train_end = act
+""",
+    ],
+    ids=["stopping", "in a step", "in a validation", "at the end"],
+)
+def test_a_second_ctrl_c_waits_for_no_write(patch, tmp_path):
+    """Neither there nor when the process ends, which it would never with this disk."""
+    run = tmp_path / "run"
+    options = '{"every_steps": 1, "grace_seconds": 1e6}'
+    child = start_patched(
+        run,
+        HUNG_DISK + patch,
+        "--options",
+        options,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, said = child.communicate(timeout=40)
+    finally:
+        child.kill()
+    assert child.returncode == -signal.SIGINT, said
+    assert "PersistWarning" not in said
+    assert "KeyboardInterrupt" in said
+    assert journal(run, "saved") == journal(run, "failed") == []
+
+
+@pytest.mark.parametrize("committed", [True, False])
+def test_no_warning_of_a_write_that_was_given_up(committed, tmp_path, monkeypatch):
+    """Whether it is committed later or not; the journal knows of it if it is."""
+    run, release = tmp_path / "run", threading.Event()
+    name = "commit" if committed else "stage"
+    original = getattr(Store, name)
+
+    def slow(*given, **options):
+        if committed:
+            done = original(*given, **options)
+        release.wait(30)
+        return done if committed else original(*given, **options)
+
+    monkeypatch.setattr(Store, name, slow)
+    callback = ours(run, every_epochs=9, grace_seconds=0.5)
+    with pytest.raises(SystemExit):
+        fit(At("on_train_batch_end", 2, raising("SIGTERM")), callback)
+    release.set()
+    for thread in threading.enumerate():
+        if "writer" in thread.name:
+            thread.join()
+    callback.close()
+    assert [event["safe"] for event in journal(run, "stopped")] == [False]
+    assert len(journal(run, "saved")) == committed
+    assert journal(run, "failed") == []
+
+
 def poison(*steps, value=np.nan):
     """Make a callback that spoils a weight after some steps."""
     done = itertools.count(1)

@@ -142,6 +142,11 @@ class Store:
         if self._lock is not None:
             self._lock.release()
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it is open for writing."""
+        return self._lock is not None and self._lock.held
+
     # Reading
 
     def checkpoints(self) -> list[Committed]:
@@ -367,7 +372,7 @@ class Store:
     # Inside
 
     def _require_lock(self) -> None:
-        if self._lock is None or not self._lock.held:
+        if not self.is_held:
             raise RuntimeError(f"{self.directory}: not open for writing")
 
     def _is_own(self, record: CheckpointRecord) -> bool:

@@ -121,12 +121,22 @@ class Writer(Generic[T]):
     def abandon(self) -> None:
         """Wait no more for the job in flight, neither here nor when the process ends.
 
-        What it had staged is swept up by whoever opens the store next.
+        Nobody is told how it ends. What it had staged is swept up by whoever opens the
+        store next.
         """
-        if self._last is not None:
-            _IN_FLIGHT.discard(self._last)
-            self._last = None
+        self.leave_at_exit()
+        self._last = None
         self._end()
+        self._line = _Line()
+
+    def leave_at_exit(self) -> None:
+        """Wait for the job in flight no more when the process ends.
+
+        May be called from a signal handler, in the middle of any other method.
+        """
+        last = self._last
+        if last is not None:
+            _IN_FLIGHT.discard(last)
 
     def close(self) -> None:
         """Wait for the job in flight and take no more; its outcome can be collected."""
