@@ -37,7 +37,8 @@ class Answerer:
         interruptions: where requests come in.
         saver: saves.
         store: the run directory, open for writing.
-        grace: seconds from a request to stop within which the process must be gone.
+        grace: seconds from a request to stop within which the process must be gone;
+            no limit where they are more than Python can wait.
         say: prints a line for the user.
     """
 
@@ -53,7 +54,7 @@ class Answerer:
         self._interruptions = interruptions
         self._saver = saver
         self._store = store
-        self._grace = grace
+        self._grace = grace if grace <= threading.TIMEOUT_MAX else math.inf
         self._say = say
         interruptions.on_stop = self._watch_the_clock
         interruptions.on_haste = saver.leave_at_exit
@@ -147,9 +148,10 @@ class Answerer:
             return f"{head}; nothing was trained yet. {again}"
         if is_safe:
             return f"{head}, safe in {newest} after {taken:.1f} s. {again}"
+        within = "" if math.isinf(self._grace) else f" within {self._grace:g} s"
         return (
-            f"{head}; it could not be saved within {self._grace:g} s. The newest safe "
-            f"checkpoint is {newest or 'none'}. {again}"
+            f"{head}; it could not be saved{within}. The newest safe checkpoint is "
+            f"{newest or 'none'}. {again}"
         )
 
     def _note(self, request: Request, step: int, is_safe: bool, taken: float) -> None:
@@ -166,6 +168,8 @@ class Answerer:
 
     def _watch_the_clock(self, request: Request) -> None:
         """Tell when no boundary has come in time: a step, or a validation, is long."""
+        if math.isinf(self._grace):
+            return
         timer = threading.Timer(self._grace, self._is_late, [request])
         timer.daemon = True
         timer.start()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import os
 import re
 import weakref
@@ -102,7 +103,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             on. Handlers of your own are called too, at once. In the main thread only.
             A file named SAVE in the run directory asks for a checkpoint in any case.
         grace_seconds: from a request to stop to the end of the process; a checkpoint
-            that cannot be written by then is given up.
+            that cannot be written by then is given up. Infinity is no limit.
         watchers: look for notices that the machine will be taken away, which count as
             SIGTERM; see `persist_callbacks.watchers`.
         verbose: 0 prints nothing, 1 where a run goes on and how it ended, 2 every
@@ -172,7 +173,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         _one_of("on_nan", on_nan, ("skip", "stop", "rollback"))
         _whole("rollback_times", rollback_times, at_least=1)
         _positive("rollback_learning_rate", rollback_learning_rate)
-        _positive("grace_seconds", grace_seconds)
+        _positive("grace_seconds", grace_seconds, or_infinite=True)
         _whole("keep_last", keep_last, at_least=1)
         _whole("keep_best", keep_best, at_least=0)
         _span("keep_every_seconds", keep_every_seconds)
@@ -314,12 +315,12 @@ def _whole(name: str, value: Any, *, at_least: int) -> None:
         )
 
 
-def _positive(name: str, value: Any) -> None:
+def _positive(name: str, value: Any, *, or_infinite: bool = False) -> None:
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not 0 < value < float("inf"):
+    if not is_number or not value > 0 or (value == math.inf and not or_infinite):
         raise ArgumentError(
             name,
-            expected="a number above 0",
+            expected="a number above 0" + ("" if or_infinite else " and finite"),
             found=repr(value),
             advice=f"Leave {name} out for the default.",
         )

@@ -608,7 +608,7 @@ script.Marks.on_train_end = act
 def test_a_second_ctrl_c_waits_for_no_write(patch, tmp_path):
     """Neither there nor when the process ends, which it would never with this disk."""
     run = tmp_path / "run"
-    options = '{"every_steps": 1, "grace_seconds": 1e6}'
+    options = '{"every_steps": 1, "grace_seconds": Infinity}'
     child = start_patched(
         run,
         HUNG_DISK + patch,
@@ -653,6 +653,19 @@ def test_no_warning_of_a_write_that_was_given_up(committed, tmp_path, monkeypatc
     assert [event["safe"] for event in journal(run, "stopped")] == [False]
     assert len(journal(run, "saved")) == committed
     assert journal(run, "failed") == []
+
+
+@pytest.mark.parametrize(
+    "grace", [1e10, float("inf"), 10**400], ids=["large", "infinite", "huge"]
+)
+def test_grace_without_a_limit(grace, tmp_path, capsys):
+    """More than Python can wait is as long as it takes."""
+    run = tmp_path / "run"
+    with pytest.raises(SystemExit):
+        stop = At("on_train_batch_end", 2, raising("SIGTERM"))
+        fit(stop, ours(run, grace_seconds=grace, verbose=1))
+    assert "safe in ckpt-000000002" in capsys.readouterr().out
+    assert [event["safe"] for event in journal(run, "stopped")] == [True]
 
 
 def poison(*steps, value=np.nan):
