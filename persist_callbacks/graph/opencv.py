@@ -345,6 +345,19 @@ def _packing(node: Any, graph: Graph) -> Iterator[str]:
         yield "tensors laid along a new axis"
 
 
+def _clip(node: Any, graph: Graph) -> Iterator[str]:
+    """Yield unless it is half of a clip, which it knows in one order alone."""
+    lower, upper = node, graph.source(node)
+    if node.op == "Minimum":
+        readers = graph.readers.get(node.name, [])
+        lower, upper = (readers[0] if len(readers) == 1 else node), node
+    if (lower.op, upper.op) != ("Maximum", "Minimum") or not all(
+        graph.constant_sides(each) == [False, True] and not graph.shape(each, 1).rank
+        for each in (lower, upper)
+    ):
+        yield "one that is no clip, the smaller of two before the larger"
+
+
 def _crop(node: Any, graph: Graph) -> Iterator[str]:
     yield "boxes of pictures that are told, where it takes them for the first"
 
@@ -363,6 +376,7 @@ _RULES: Mapping[str, tuple[Callable[[Any, Graph], Iterator[str]], ...]] = {
     "Conv3D": (_volume,),
     "CropAndResize": (_crop,),
     "ExpandDims": (_expansion,),
+    **dict.fromkeys(("Maximum", "Minimum"), (_clip,)),
     "Pack": (_packing,),
     "Reshape": (_reshaping,),
     "Slice": (_part,),

@@ -174,6 +174,55 @@ def erfc_to_erf(graph_def: Any) -> Any:
     return rewritten(graph_def, write)
 
 
+def signs_by_quotients(graph_def: Any) -> Any:
+    """Tell whether a number is negative by comparing, where its bits are looked at.
+
+    Keras does so in ``argmax`` and ``argmin``, for the sake of a negative zero, and
+    neither OpenVINO nor ONNX knows the bits of a float. One divided by that is negative
+    too. What is no number counts as none that is negative.
+
+    Args:
+        graph_def: a GraphDef; not changed.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+
+    def write(node: Any, writer: Writer) -> None:
+        source = _of_sign_bit(node, by_name)
+        if source is None:
+            return
+        types = {"T": tf.float32}
+        zero = writer.constant("zero", np.float32(0))
+        one = writer.constant("one", np.float32(1))
+        quotient = writer.add("RealDiv", "quotient", one, source, **types)
+        below = writer.add("Less", "below", source, zero, **types)
+        negative = writer.add("Less", "negative_zero", quotient, zero, **types)
+        writer.add("LogicalOr", "", below, negative)
+
+    return rewritten(graph_def, write)
+
+
+def _of_sign_bit(node: Any, by_name: Mapping[str, Any]) -> str | None:
+    """Return what a node tells the sign of by its bits; None if it is no such node."""
+
+    def side(each: Any, place: int) -> Any:
+        return by_name[nd.split(each.input[place])[0]]
+
+    def is_number(each: Any, number: int) -> bool:
+        return each.op == "Const" and bool(np.all(nd.constant_value(each) == number))
+
+    if node.op != "Less" or not is_number(side(node, 1), 0):
+        return None
+    masked = side(node, 0)
+    if masked.op != "BitwiseAnd":
+        return None
+    for place in (0, 1):
+        bits = side(masked, place)
+        is_sign = is_number(side(masked, 1 - place), tf.int32.min)
+        if is_sign and bits.op == "Bitcast" and bits.attr["T"].type == tf.float32:
+            return str(bits.input[0])
+    return None
+
+
 def cast_before_products(graph_def: Any) -> Any:
     """Multiply in the type of the result, where the sides are of a narrower one.
 

@@ -34,6 +34,7 @@ from persist_callbacks.graph.portable import (
     cast_before_products,
     erfc_to_erf,
     name_results,
+    signs_by_quotients,
     spell_out_attributes,
     split_grouped_convolutions,
 )
@@ -67,6 +68,7 @@ PASSES: Mapping[str, Pass] = {
     "repeats_to_resizes": lambda g, *_: repeats_to_resizes(g),
     "cast_before_products": lambda g, *_: cast_before_products(g),
     "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
+    "signs_by_quotients": lambda g, *_: signs_by_quotients(g),
     "quotients_to_reciprocals": lambda g, *_: quotients_to_reciprocals(g),
     "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
     "scales_into_weights": lambda g, *_: scales_into_weights(g),
@@ -97,6 +99,7 @@ _NOT_BESIDE_LOOPS = frozenset(
     [
         *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
         *("erfc_to_erf", "split_grouped_convolutions", "crop_filters"),
+        "signs_by_quotients",
         *("spell_out_softmaxes", "broadcasts_to_convolutions", "spell_out_slices"),
         *("transposed_convolution_sizes", "pads_into_convolutions"),
     ]

@@ -118,3 +118,13 @@ def test_local_response_normalization(runtime: str, tmp_path: Path) -> None:
     """OpenCV's defaults are others than TensorFlow's."""
     layer = L.Lambda(tf.nn.local_response_normalization, output_shape=(6, 5, 8))
     check(runtime, of_pictures(layer, 6, 5, 8), tmp_path)
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime", "tensorflow"])
+def test_a_classifier_that_tells_the_class(runtime: str, tmp_path: Path) -> None:
+    """Keras looks at the bits of floats for the largest, and other runtimes cannot."""
+
+    def build(x: Any) -> Any:
+        return keras.ops.argmax(L.Dense(5, bias_initializer="ones")(x), axis=-1)
+
+    check(runtime, of_pictures(build, 7), tmp_path)

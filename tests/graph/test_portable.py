@@ -15,6 +15,7 @@ from persist_callbacks.graph.portable import (
     cast_before_products,
     erfc_to_erf,
     name_results,
+    signs_by_quotients,
     spell_out_attributes,
     split_grouped_convolutions,
 )
@@ -314,6 +315,20 @@ def test_erfc_becomes_erf(compute: Any, factor: int) -> None:
     expected = compute(x, tf.math.erfc)
     # What it is multiplied by, at most, its rounding is multiplied by too.
     np.testing.assert_allclose(found, expected, atol=2e-7 * factor)
+
+
+def test_signs_without_bits() -> None:
+    """Of infinities and of a negative zero too, as Keras tells them."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [None, 2], name="x")
+        tf.identity(keras.ops.signbit(x), name="y")
+    assert "Bitcast" in count_ops(graph.as_graph_def())
+    graph_def = signs_by_quotients(graph.as_graph_def())
+    tiny = np.finfo(np.float32).tiny
+    x = np.array([[0.0, -0.0], [tiny, -tiny], [2, -2], [np.inf, -np.inf]], np.float32)
+    found = from_graph_def(graph_def, None, [TensorInfo("y", None, "bool")])(x)
+    np.testing.assert_array_equal(found, np.signbit(x))
 
 
 def test_a_gelu_adds_nothing_to_erf() -> None:

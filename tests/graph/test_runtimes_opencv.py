@@ -68,6 +68,20 @@ def halves(x: Any) -> Any:
 
 
 REFUSED = {
+    "larger_of_two": Case(
+        lambda x: tf.maximum(x, 0.5), ROWS, "Maximum", "smaller of two before"
+    ),
+    "clipped_the_other_way": Case(
+        lambda x: tf.minimum(tf.maximum(x, 0.2), 0.6), ROWS, "Minimum", "smaller of two"
+    ),
+    "half_a_clip_read_twice": Case(
+        lambda x: (
+            lambda y: tf.maximum(y, 0.2) @ np.ones((6, 2), "f") + flat(y)[:, :2]
+        )(tf.minimum(x, 0.6)),
+        ROWS,
+        "Minimum",
+        "no clip",
+    ),
     "sequence_turned_round": Case(
         lambda x: x[:, ::-1], SERIES, "StridedSlice", "turned round"
     ),
@@ -303,6 +317,8 @@ REFUSED = {
 }
 
 READ = {
+    "clipped": Case(lambda x: tf.clip_by_value(x, 0.2, 0.6), ROWS),
+    "pictures_clipped": Case(lambda x: maps(tf.clip_by_value(maps(x), -0.2, 0.6))),
     "every_other_of_a_sequence": Case(lambda x: x[:, ::2], SERIES),
     "sequence_padded": Case(lambda x: tf.pad(x, [[0, 0], [1, 1], [0, 0]]), SERIES),
     "padded_then_valid": Case(lambda x: maps(bordered(x, 1, 1, 2, 2), padding="VALID")),
