@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import random
 import sys
+import weakref
 from collections import deque
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, NamedTuple
@@ -19,6 +20,9 @@ import numpy as np
 import tensorflow as tf
 
 _LARGEST, _LONGEST, _DEPTH = 4096, 100, 2
+_OUTERMOST = 4
+# By the layer, as soon as it has some.
+_WEIGHTS: weakref.WeakKeyDictionary[Any, Sequence[Any]] = weakref.WeakKeyDictionary()
 _PLAIN = (type(None), bool, int, str, bytes, complex)
 # What is looked at by itself, where it belongs.
 _TOLD_APART = (type, keras.callbacks.Callback, keras.utils.PyDataset)
@@ -136,7 +140,7 @@ def _parts(value: Any, depth: int) -> Sequence[tuple[Any, Any]]:
         return [("state", value.state)]
     if isinstance(value, keras.Layer):
         # Metrics of a held model begin anew with each evaluation.
-        return list(enumerate(value.weights[:_LONGEST]))
+        return list(enumerate(_outermost(value)))
     if isinstance(value, (keras.Metric, keras.Optimizer)):
         return list(enumerate(value.variables[:_LONGEST]))
     if isinstance(value, (list, tuple, deque, dict)):
@@ -151,6 +155,18 @@ def _parts(value: Any, depth: int) -> Sequence[tuple[Any, Any]]:
         return ()
     of_user = is_users(type(value).__module__)
     return list(getattr(value, "__dict__", {}).items()) if of_user else ()
+
+
+def _outermost(layer: Any) -> Sequence[Any]:
+    """List weights of a layer: what moves one moves these too, as an average does.
+
+    To gather those of a large model takes some milliseconds, and to read them more.
+    """
+    found = _WEIGHTS.get(layer, ())
+    if not found:
+        first, rest = layer.weights[:_OUTERMOST], layer.weights[_OUTERMOST:]
+        found = _WEIGHTS[layer] = (*first, *rest[-_OUTERMOST:])
+    return found
 
 
 def _leaves(state: Any) -> Iterable[Any]:
