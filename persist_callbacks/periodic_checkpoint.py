@@ -37,6 +37,8 @@ _HOLDING: weakref.WeakValueDictionary[Path, CheckpointedRun] = (
     weakref.WeakValueDictionary()
 )
 _EXIT_SECONDS = 60.0
+# No checkpoint is made more often; shorter ones overflow when they are counted.
+_SHORTEST_SPAN = 0.001
 
 
 # A forked child holds none, and writes nothing of its parent's when it exits.
@@ -142,20 +144,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
     ) -> None:
         super().__init__()
         environment.require_tensorflow_backend()
-        if not isinstance(directory, (str, os.PathLike)) or not os.fspath(directory):
-            raise ArgumentError(
-                "directory",
-                expected="the path of a run directory",
-                found=repr(directory),
-                advice='Give one, such as "runs/digits".',
-            )
-        if "\0" in str(os.fspath(directory)):
-            raise ArgumentError(
-                "directory",
-                expected="a path without null characters",
-                found=repr(directory),
-                advice='Give one such as "runs/digits".',
-            )
+        path = absolute(directory)
         if monitor is not None and not isinstance(monitor, str):
             raise ArgumentError(
                 "monitor",
@@ -186,7 +175,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         else:
             lower = mode == "min"
         self._options = Options(
-            path=absolute(directory),
+            path=path,
             triggers=Triggers(
                 every_steps=every_steps,
                 every_seconds=every_seconds,
@@ -329,10 +318,11 @@ def _positive(name: str, value: Any, *, or_infinite: bool = False) -> None:
 def _span(name: str, value: Any) -> None:
     if value is None:
         return
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not value > 0:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not is_number or not value >= _SHORTEST_SPAN:
         raise ArgumentError(
             name,
-            expected="a number of seconds above 0, or None",
+            expected=f"a number of seconds, {_SHORTEST_SPAN} or more, or None",
             found=repr(value),
             advice=f"Leave {name} out to keep none for good.",
         )
