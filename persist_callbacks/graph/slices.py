@@ -41,8 +41,7 @@ class _Bound:
 def spell_out_slices(graph_def: Any) -> Any:
     """Say from where to where a part goes, of each dimension of a picture.
 
-    OpenCV's reader takes the places of fewer for those of its own order. The last of
-    several, which ends where it takes nothing to be, is counted from the first on.
+    OpenCV's reader takes the places of fewer for those of its own order.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -59,12 +58,8 @@ def spell_out_slices(graph_def: Any) -> Any:
         shape = shapes[node.input[0]]
         bounds = _bounds(node, shape.rank, by_name)
         if any(bound.is_one for bound in bounds):
-            counted = [
-                _counted(bound, size) for bound, size in zip(bounds, shape, strict=True)
-            ]
-            if counted != bounds:
-                _write(node, "", counted, writer)
-        elif shape.rank == _PICTURE and not _says_all(node, bounds, by_name):
+            return
+        if shape.rank == _PICTURE and not _says_all(node, bounds, by_name):
             _write(node, "", bounds, writer)
 
     return rewritten(graph_def, write)
@@ -73,10 +68,12 @@ def spell_out_slices(graph_def: Any) -> Any:
 def keep_dimensions(graph_def: Any) -> Any:
     """Take parts with all of their dimensions, and leave out by a Reshape what is one.
 
-    OpenCV's reader leaves out none because a part says so.
+    OpenCV's reader leaves out none because a part says so. The last of several, which
+    ends where it takes nothing to be, is counted from the first on; not in every graph,
+    since tf2onnx knows a recurrent layer by such a part.
 
     Args:
-        graph_def: a GraphDef that `spell_out_slices` has been over; not changed.
+        graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
     suspects = {
@@ -94,7 +91,13 @@ def keep_dimensions(graph_def: Any) -> Any:
     def write(node: Any, writer: Writer) -> None:
         if node.name not in suspects or not shapes[node.name].rank:
             return
-        bounds = _bounds(node, shapes[node.input[0]].rank, by_name)
+        shape = shapes[node.input[0]]
+        bounds = [
+            _counted(bound, size)
+            for bound, size in zip(
+                _bounds(node, shape.rank, by_name), shape, strict=False
+            )
+        ]
         sizes = [-1 if size is None else size for size in shapes[node.name]]
         counted = all(bound.begin >= 0 for bound in bounds if bound.is_one)
         if not bounds or not counted or sizes.count(-1) > 1:
