@@ -112,13 +112,17 @@ def parts_of_one(ways):
     return {
         "split": (whole.take(24).batch(8), whole.skip(24).batch(8)),
         "the same": (whole.batch(8).prefetch(2), whole.batch(8)),
+        "one cache": (
+            (cached := whole.cache()).skip(24).shuffle(9).batch(8),
+            cached.take(24).batch(8),
+        ),
         "shuffled again": (whole.take(24).shuffle(9).batch(8), whole.skip(24).batch(8)),
     }[ways]
 
 
 @pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
 @pytest.mark.parametrize("way", ["iterator", "replay"])
-@pytest.mark.parametrize("parts", ["split", "the same", "shuffled again"])
+@pytest.mark.parametrize("parts", ["split", "the same", "one cache", "shuffled again"])
 def test_parts_of_one_shuffled_data_set(parts, way, tmp_path):
     """After a first validation, after two, and within the first epoch."""
 

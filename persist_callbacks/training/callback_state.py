@@ -149,6 +149,8 @@ class ForgottenState:
     """
 
     def __init__(self, callbacks: Iterable[Any]) -> None:
+        # Ids of variables that are saved, as far as they were asked for.
+        self._saved: set[int] = set()
         self._before = [
             (callback, prints.take(callback, _known(callback)))
             for callback in callbacks
@@ -158,23 +160,22 @@ class ForgottenState:
 
     def found(self) -> list[str]:
         """Name the classes of such callbacks, each once and never again."""
-        changed = [pair[0] for pair in self._before if _has_changed(*pair)]
+        changed = [pair[0] for pair in self._before if self._has_changed(*pair)]
         gone = {id(callback) for callback in changed}
         self._before = [pair for pair in self._before if id(pair[0]) not in gone]
         return sorted({type(callback).__qualname__ for callback in changed})
 
-
-def _has_changed(callback: Any, before: dict[str, prints.Print]) -> bool:
-    now = prints.take(callback, _known(callback))
-    if not prints.changed(before, now):
-        return False
-    model = getattr(callback, "_model", None)
-    if model is None:
-        return True
-    # To list them takes its time, and is seldom needed.
-    live = variables.collect(model, randomness.seed_variables())
-    saved = {id(item.variable) for item in live}
-    return bool(prints.changed(before, now, saved))
+    def _has_changed(self, callback: Any, before: dict[str, prints.Print]) -> bool:
+        now = prints.take(callback, _known(callback))
+        if not prints.changed(before, now, self._saved):
+            return False
+        model = getattr(callback, "_model", None)
+        if model is None:
+            return True
+        # To list them takes its time: only for what was not among them before.
+        live = variables.collect(model, randomness.seed_variables())
+        self._saved = {id(item.variable) for item in live}
+        return bool(prints.changed(before, now, self._saved))
 
 
 def _known(callback: Any) -> set[str]:

@@ -425,7 +425,8 @@ class FitData:
         if not isinstance(validation, tf.data.Dataset):
             return
         seeds = Seeds(validation)
-        if not self.seeds.shares(seeds):
+        # Where the first epoch is gone through to fill a cache, its seeds come first.
+        if self.seeds.fills_cache or not self.seeds.shares(seeds):
             return
         tally = _tally_of(validation, run)
         while tally.iterators < passed.validation_iterators:
@@ -564,7 +565,7 @@ class _Counted:
         if len(now) == len(then):
             for variable, value in zip(now, then, strict=True):
                 variable.assign(value)
-        else:
+        elif then:
             self.left_out.append(
                 f"the data's functions hold {len(now)} variables, such as the state of "
                 f"random generators, where there were {len(then)}: none is put back"

@@ -129,8 +129,9 @@ def _content(value: Any) -> Print | None:
     if isinstance(value, np.random.RandomState):
         return Print(tuple(_leaves(value.get_state(legacy=False))))
     if isinstance(value, (set, frozenset)):
-        plain = [repr(item) for item in value if isinstance(item, (float, *_PLAIN))]
-        return Print((len(value), sorted(plain) if len(plain) <= _LONGEST else ()))
+        few = value if len(value) <= _LONGEST else ()
+        plain = [repr(item) for item in few if isinstance(item, (float, *_PLAIN))]
+        return Print((len(value), sorted(plain)))
     return None
 
 
@@ -141,7 +142,10 @@ def _parts(value: Any, depth: int) -> Sequence[tuple[Any, Any]]:
     if isinstance(value, keras.Layer):
         # Metrics of a held model begin anew with each evaluation.
         return list(enumerate(_outermost(value)))
-    if isinstance(value, (keras.Metric, keras.Optimizer)):
+    if isinstance(value, keras.Optimizer):
+        # Steps and rate: what else it holds moves with them.
+        return list(enumerate(value.variables[:2]))
+    if isinstance(value, keras.Metric):
         return list(enumerate(value.variables[:_LONGEST]))
     if isinstance(value, (list, tuple, deque, dict)):
         items: Sequence[tuple[Any, Any]] = ()

@@ -277,7 +277,9 @@ def match(
                 ),
             )
         else:
-            if role == "other" and not differences(ours, described[: len(ours)]):
+            if role in ("other", "metric") and not differences(
+                ours, described[: len(ours)]
+            ):
                 # An older version did not see those that come last.
                 pairs += [
                     (info.key, item) for info, item in zip(ours, theirs, strict=False)
