@@ -235,7 +235,7 @@ class CheckpointedRun:
             state = None if self._recovery is None else self._recovery.state
             passed = Passed() if state is None else state.data.passed
             self._fit.data.share_seeds(
-                self._fit.validates_on, passed, self._validation_name
+                self._fit.validates_on, passed, self._validation_name, self._filling
             )
             # The iterator that was in use is made anew by fit itself.
             self._fit.data.count_iterators(

@@ -20,6 +20,7 @@ from persist_callbacks.checkpointed_run import CheckpointedRun, Options
 from persist_callbacks.errors import ArgumentError
 from persist_callbacks.recovery import ResumePoint
 from persist_callbacks.saving import Keep
+from persist_callbacks.storage.retention import SHORTEST_SPAN
 from persist_callbacks.storage.run_directory import absolute, check_directory
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.training.fit_loop import FitLoop, Logs, remove_stale_wrappers
@@ -37,8 +38,6 @@ _HOLDING: weakref.WeakValueDictionary[Path, CheckpointedRun] = (
     weakref.WeakValueDictionary()
 )
 _EXIT_SECONDS = 60.0
-# No checkpoint is made more often; shorter ones overflow when they are counted.
-_SHORTEST_SPAN = 0.001
 
 
 # A forked child holds none, and writes nothing of its parent's when it exits.
@@ -319,10 +318,10 @@ def _span(name: str, value: Any) -> None:
     if value is None:
         return
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not is_number or not value >= _SHORTEST_SPAN:
+    if not is_number or not value >= SHORTEST_SPAN:
         raise ArgumentError(
             name,
-            expected=f"a number of seconds, {_SHORTEST_SPAN} or more, or None",
+            expected=f"a number of seconds, {SHORTEST_SPAN} or more, or None",
             found=repr(value),
             advice=f"Leave {name} out to keep none for good.",
         )

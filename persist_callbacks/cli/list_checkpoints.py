@@ -48,7 +48,7 @@ def _span(
 )
 @click.option(
     "--keep-every-seconds",
-    type=click.FloatRange(min=1e-3),
+    type=click.FloatRange(min=retention.SHORTEST_SPAN),
     callback=_span,
     help="Likewise; none if left out.",
 )

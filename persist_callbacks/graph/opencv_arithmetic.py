@@ -106,8 +106,7 @@ def _with_constant(node: Any, place: int, graph: Graph) -> Iterator[str]:
     if not other.rank or sizes.num_elements() == 1:
         return
     is_matrix = any(size != 1 for size in sizes[:-1])
-    is_vector = sizes.rank == 1 or (sizes.rank == 2 and sizes[0] == 1)
-    if other.rank not in (2, 4) and is_vector:
+    if other.rank not in (2, 4) and sizes.rank in (1, 2) and not is_matrix:
         yield _ODD_BIAS
     elif is_matrix and other.rank > 3:
         yield "a constant that is not one number, or one a channel"

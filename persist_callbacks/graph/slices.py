@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -85,29 +84,21 @@ def keep_dimensions(graph_def: Any) -> Any:
     }
     if not suspects:
         return graph_def
-    given = [node.input[0] for node in suspects.values()]
-    shapes = inferred_shapes(graph_def, [*given, *suspects])
+    sources = [node.input[0] for node in suspects.values()]
+    shapes = inferred_shapes(graph_def, [*sources, *suspects])
 
     def write(node: Any, writer: Writer) -> None:
         if node.name not in suspects or not shapes[node.name].rank:
             return
-        shape = shapes[node.input[0]]
-        bounds = [
-            _counted(bound, size)
-            for bound, size in zip(
-                _bounds(node, shape.rank, by_name), shape, strict=False
-            )
-        ]
+        given = shapes[node.input[0]]
+        bounds = _bounds(node, given.rank, by_name)
         sizes = [-1 if size is None else size for size in shapes[node.name]]
-        counted = all(bound.begin >= 0 for bound in bounds if bound.is_one)
-        if not bounds or not counted or sizes.count(-1) > 1:
+        if not bounds or sizes.count(-1) > 1:
             return
-        kept = [
-            _Bound(bound.begin, bound.begin + 1, 1, False, False)
-            if bound.is_one
-            else bound
-            for bound in bounds
-        ]
+        each = [_kept(bound, size) for bound, size in zip(bounds, given, strict=True)]
+        kept = [bound for bound in each if bound is not None]
+        if len(kept) < len(bounds):
+            return
         part = _write(node, "part", kept, writer)
         shape = writer.constant("sizes", np.array(sizes, np.int32))
         writer.add("Reshape", "", part, shape, T=node.attr["T"], Tshape=tf.int32)
@@ -155,10 +146,14 @@ def _bounds(node: Any, rank: int | None, by_name: Mapping[str, Any]) -> list[_Bo
     return bounds
 
 
-def _counted(bound: _Bound, size: int | None) -> _Bound:
-    if not bound.is_one or bound.begin != -1 or size is None:
+def _kept(bound: _Bound, size: int | None) -> _Bound | None:
+    """Return a bound that leaves out no dimension; None where it is not known."""
+    if not bound.is_one:
         return bound
-    return dataclasses.replace(bound, begin=size - 1, end=size)
+    begin = bound.begin
+    if begin == -1 and size is not None:
+        begin = size - 1
+    return None if begin < 0 else _Bound(begin, begin + 1, 1, False, False)
 
 
 def _write(node: Any, part: str, bounds: Sequence[_Bound], writer: Writer) -> str:

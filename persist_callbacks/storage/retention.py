@@ -7,6 +7,9 @@ from collections.abc import Collection, Sequence
 
 from persist_callbacks.records import CheckpointRecord, Score
 
+# Seconds: no checkpoint is made more often, and shorter spans overflow when counted.
+SHORTEST_SPAN = 0.001
+
 
 def to_delete(
     records: Sequence[CheckpointRecord],

@@ -410,7 +410,13 @@ class FitData:
             filling=filling,
         )
 
-    def share_seeds(self, validation: Any, passed: Passed, run: str) -> None:
+    def share_seeds(
+        self,
+        validation: Any,
+        passed: Passed,
+        run: str,
+        filling: Callable[[int], None],
+    ) -> None:
         """Have validation data take their seeds first, if they share these data's.
 
         As parts of one shuffled data set do. Each iterator over either takes the next
@@ -421,19 +427,27 @@ class FitData:
             validation: what ``fit`` is given to validate on.
             passed: what went before.
             run: what its iterators count for.
+            filling: as of `count_iterators`.
         """
+        if not passed.validation_iterators:
+            return
         if not isinstance(validation, tf.data.Dataset):
             return
         seeds = Seeds(validation)
         # Where the first epoch is gone through to fill a cache, its seeds come first.
         if self.seeds.fills_cache or not self.seeds.shares(seeds):
             return
-        tally = _tally_of(validation, run)
-        while tally.iterators < passed.validation_iterators:
-            tally.iterators += 1
-            iter(validation)
-        seeds.catch_up(passed.validation_drawn - tally.drawn)
-        tally.drawn = max(tally.drawn, passed.validation_drawn)
+        _Counted(
+            validation,
+            (),
+            (0, 0),
+            None,
+            with_random=False,
+            source=None,
+            tally=_tally_of(validation, run),
+            seeds=seeds,
+            filling=filling,
+        ).catch_up(passed.validation_iterators, passed.validation_drawn, None)
 
     def _tally(self, run: str) -> _Tally:
         if not isinstance(self._given, tf.data.Dataset):

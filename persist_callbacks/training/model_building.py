@@ -8,6 +8,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
+from persist_callbacks.training.variables import layers_of
+
 
 def build_sequential(model: Any, element_spec: Any) -> None:
     """Build a Sequential without Input for batches of any size.
@@ -50,8 +52,7 @@ def build_rest(model: Any, element_spec: Any) -> None:
     """
     if not model.built or element_spec is None:
         return
-    # What looks at all layers has no public name.
-    if all(layer.built for layer in model._flatten_layers(include_self=False)):
+    if all(layer.built for layer in layers_of(model)):
         return
     spec = element_spec[0] if isinstance(element_spec, tuple) else element_spec
     # Code of the user's, which may not be made for this; the step shows what is wrong.

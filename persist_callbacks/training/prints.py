@@ -19,6 +19,8 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from persist_callbacks.training.randomness import HOLDERS
+
 _LARGEST, _LONGEST, _DEPTH = 4096, 100, 2
 _OUTERMOST = 4
 # By the layer, as soon as it has some.
@@ -137,7 +139,7 @@ def _content(value: Any) -> Print | None:
 
 def _parts(value: Any, depth: int) -> Sequence[tuple[Any, Any]]:
     """List the parts of a value that are looked at, with their names."""
-    if isinstance(value, (keras.random.SeedGenerator, tf.random.Generator)):
+    if isinstance(value, HOLDERS):
         return [("state", value.state)]
     if isinstance(value, keras.Layer):
         # Metrics of a held model begin anew with each evaluation.

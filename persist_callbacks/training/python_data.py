@@ -19,12 +19,12 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.training import counted_attributes, json_values
+from persist_callbacks.training.randomness import HOLDERS
+from persist_callbacks.training.variables import layers_of
 
 # How deep generators are looked for: data set, its augmenter, that one's list of steps.
 _DEPTH = 3
 _WHERE = "data"
-# Those whose state is a variable.
-_IN_VARIABLES = (keras.random.SeedGenerator, tf.random.Generator)
 
 
 def has_protocol(dataset: Any) -> bool:
@@ -112,7 +112,7 @@ def _generators_in(
         if not isinstance(value, random.SystemRandom):
             yield path, value
         return
-    if isinstance(value, _IN_VARIABLES):
+    if isinstance(value, HOLDERS):
         yield path, value
         return
     if isinstance(value, keras.Layer):
@@ -139,16 +139,16 @@ def _generators_in(
 def _seeds_in(layer: Any) -> list[Any]:
     """List what a layer, and those that it is made of, draw random numbers by."""
     found = {}
-    for part in layer._flatten_layers():
+    for part in (layer, *layers_of(layer)):
         for value in vars(part).values():
             held = value if isinstance(value, (list, tuple)) else [value]
-            seeds = (each for each in held if isinstance(each, _IN_VARIABLES))
+            seeds = (each for each in held if isinstance(each, HOLDERS))
             found.update({id(each): each for each in seeds})
     return list(found.values())
 
 
 def _state_of(generator: Any) -> Any:
-    if isinstance(generator, _IN_VARIABLES):
+    if isinstance(generator, HOLDERS):
         return np.asarray(generator.state)
     if isinstance(generator, np.random.Generator):
         return _words(generator.bit_generator.state)
@@ -160,7 +160,7 @@ def _state_of(generator: Any) -> Any:
 def _set_state(generator: Any, values: Any) -> bool:
     """Set a generator's state; False if the state is one of another kind."""
     try:
-        if isinstance(generator, _IN_VARIABLES):
+        if isinstance(generator, HOLDERS):
             generator.state.assign(values)
         elif isinstance(generator, np.random.Generator):
             generator.bit_generator.state = _unwords(values)

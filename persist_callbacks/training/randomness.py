@@ -6,10 +6,13 @@ import base64
 import random
 from typing import Any
 
+import keras
 import numpy as np
 import tensorflow as tf
 
 Words = dict[str, Any]
+# Objects that draw, each by a state that is a variable.
+HOLDERS = (keras.random.SeedGenerator, tf.random.Generator)
 
 
 def capture() -> dict[str, Any]:

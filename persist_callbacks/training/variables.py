@@ -16,6 +16,7 @@ import tensorflow as tf
 
 from persist_callbacks.errors import ArchitectureMismatch
 from persist_callbacks.layer_names import renumber, stem
+from persist_callbacks.training.randomness import HOLDERS
 
 Role = Literal["model", "optimizer", "metric", "seed", "other", "replica"]
 
@@ -170,6 +171,14 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
     return live
 
 
+def layers_of(layer: Any) -> list[Any]:
+    """List what a model or a layer is made of, at any depth, without itself.
+
+    What lists them has no public name.
+    """
+    return list(layer._flatten_layers(include_self=False))
+
+
 def glance(model: Any) -> tuple[int, ...] | None:
     """Look at a model without going into it, some hundred times as fast as `collect`.
 
@@ -177,7 +186,7 @@ def glance(model: Any) -> tuple[int, ...] | None:
         What stays the same as long as its variables are the same objects; None for a
         model with parts that are not Keras' own, which may hold variables anywhere.
     """
-    parts = model._flatten_layers(include_self=True)
+    parts = [model, *layers_of(model)]
     if any(not type(part).__module__.startswith("keras.") for part in parts):
         return None
     optimizer = getattr(model, "optimizer", None)
@@ -220,7 +229,7 @@ def frozen(model: Any, live: Iterable[LiveVariable]) -> frozenset[str]:
     """
     held = {
         id(getattr(variable, "value", variable))
-        for layer in model._flatten_layers(include_self=True)
+        for layer in (model, *layers_of(model))
         if not layer.trainable
         for variable in layer.variables
     }
@@ -422,10 +431,7 @@ def _bare(name: str) -> str:
 
 def _canonical_layer_names(model: Any) -> dict[str, str]:
     """Map automatic names to those that they would be in a fresh process."""
-    pairs = {
-        (layer.name, stem(type(layer)))
-        for layer in model._flatten_layers(include_self=False)
-    }
+    pairs = {(layer.name, stem(type(layer))) for layer in layers_of(model)}
     pairs |= {
         (part, "seed_generator")
         for variable in model.variables
@@ -448,7 +454,7 @@ def _canonical_path(path: str, root: str, names: Mapping[str, str]) -> str:
 def _seed_owners(model: Any) -> dict[int, str]:
     """Name the layer of each seed generator, which its own path does not tell."""
     owners: dict[int, str] = {}
-    for layer in model._flatten_layers(include_self=False):
+    for layer in layers_of(model):
         for value in vars(layer).values():
             if isinstance(value, keras.random.SeedGenerator):
                 owners.setdefault(id(value.state), layer.name)
@@ -502,7 +508,7 @@ def _beside(model: Any) -> list[tuple[str, Any]]:
     Such as a regularizer of a layer, or a learning rate schedule: Keras does not look
     into them.
     """
-    owners = [(each.name, each) for each in model._flatten_layers(include_self=False)]
+    owners = [(each.name, each) for each in layers_of(model)]
     for optimizer in optimizers_of(model):
         wrapped = getattr(optimizer, "inner_optimizer", optimizer)
         owners += [(stem(type(wrapped)), wrapped)]
@@ -534,8 +540,7 @@ def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
                 held += [(f"{name}/{further}", part) for further, part in inner]
     found = []
     for name, value in held:
-        seeds = (keras.random.SeedGenerator, tf.random.Generator)
-        variable = value.state if isinstance(value, seeds) else value
+        variable = value.state if isinstance(value, HOLDERS) else value
         if isinstance(variable, (keras.Variable, tf.Variable)):
             found.append((f"{path}/{name}", variable))
     return found
