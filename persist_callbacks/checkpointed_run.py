@@ -29,10 +29,12 @@ from persist_callbacks.interruptions import Interruptions
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
 from persist_callbacks.saving import Keep, Saver
+from persist_callbacks.storage import progress
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import (
+    cache_files,
     callback_state,
     data_position,
     model_building,
@@ -231,6 +233,7 @@ class CheckpointedRun:
             self._store.set_aside(path, reason)
         self._loop.run_last(self._tail)
         if self._fit is not None:
+            self._clear_caches(self._fit)
             self._fit.wrap_train_function(self._fit_step)
             state = None if self._recovery is None else self._recovery.state
             passed = Passed() if state is None else state.data.passed
@@ -251,6 +254,24 @@ class CheckpointedRun:
                 self._validation_beginning = self._recovery.validation_beginning()
             if state is not None:
                 self._fit.data.expect_length(state.batches_per_epoch)
+
+    def _clear_caches(self, fit: FitLoop) -> None:
+        """Let the data be drawn from, though a process died while it filled a cache."""
+        if (
+            self._recovery is not None
+            and self._first_epoch(self._recovery) >= fit.epochs
+        ):
+            return
+        reached = progress.read(self._options.path)
+        for cache in cache_files.clear(
+            fit.data.given,
+            fit.validates_on,
+            drawn_until=None if reached is None else reached.at,
+        ):
+            self._say(
+                f"The data's cache {cache} was half filled when this run ended: it is "
+                "filled anew."
+            )
 
     def _first_epoch(self, recovery: Recovery) -> int:
         state = recovery.state
@@ -628,6 +649,7 @@ class CheckpointedRun:
     def validation_step_begins(self) -> None:
         """Stop here if that was asked for: the epoch's steps are all done."""
         held = self._held
+        self._note_progress()
         if held is not None:
             self._answerer.answer_stop(self._step, held.complete, self.release)
 

@@ -185,6 +185,10 @@ class Locator:
             return f"{type(iterator).__name__} has no state to save"
         if self._way == "replay":
             return 'data_state="replay"'
+        if data.caches_in_files:
+            # A state speaks of the files as they were: restored beside others, or none,
+            # it ends the process. To take it while one is filled divides the files.
+            return "it caches in files, which the state of an iterator does not hold"
         if self._way == "auto":
             held = data.buffered()
             self._measures = held.size is None

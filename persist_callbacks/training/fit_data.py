@@ -105,7 +105,7 @@ class FitData:
     ) -> None:
         self._source = epoch_iterator
         self._shuffle = shuffle
-        self._given = given
+        self.given = given
         self._epochs = 0
         self._calls_python: bool | None = None
         self._drawn_from: weakref.ref[Any] | None = None
@@ -174,6 +174,11 @@ class FitData:
         return pipeline.buffered(self._dataset)
 
     @property
+    def caches_in_files(self) -> bool:
+        """Whether a ``tf.data`` pipeline caches in files, which no state holds."""
+        return bool(pipeline.cache_files(self._dataset))
+
+    @property
     def runs_functions(self) -> bool:
         """Whether functions of a ``tf.data`` pipeline make the batches."""
         return pipeline.runs_functions(self._dataset)
@@ -224,7 +229,7 @@ class FitData:
         """The generators of seeds in the pipeline."""
         data = self._dataset
         # Distributed data tell nothing; what they were made of has the generators.
-        return Seeds(data if isinstance(data, tf.data.Dataset) else self._given)
+        return Seeds(data if isinstance(data, tf.data.Dataset) else self.given)
 
     def note_drawn(self, iterator: Any) -> None:
         """Take note that an iterator of these data has been drawn from."""
@@ -450,10 +455,10 @@ class FitData:
         ).catch_up(passed.validation_iterators, passed.validation_drawn, None)
 
     def _tally(self, run: str) -> _Tally:
-        if not isinstance(self._given, tf.data.Dataset):
+        if not isinstance(self.given, tf.data.Dataset):
             # Of anything else, each fit makes a pipeline of its own.
             return _Tally()
-        return _tally_of(self._given, run)
+        return _tally_of(self.given, run)
 
     def count_epochs(self, ended_before: int) -> None:
         """Count the epochs' ends that the data see, and make up for earlier ones now.

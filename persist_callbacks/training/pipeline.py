@@ -7,6 +7,7 @@ alone, and ``tests/training/test_pipeline.py`` fails by name when a version move
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -74,6 +75,13 @@ def runs_functions(dataset: Any) -> bool:
     return any(part._functions() for part in parts(dataset))
 
 
+def cache_files(dataset: Any) -> list[str]:
+    """List the files that a pipeline caches in, as the user named them."""
+    caches = [part for part in parts(dataset) if _kind(part) == "CacheDataset"]
+    names = [os.fsdecode(part._filename.numpy()) for part in caches]
+    return [name for name in names if name]
+
+
 def draws_unseeded(dataset: Any) -> list[str]:
     """Name what a pipeline draws at random without a seed, so that no run repeats it.
 
@@ -82,7 +90,7 @@ def draws_unseeded(dataset: Any) -> list[str]:
     """
     found = []
     for part in parts(dataset):
-        name = type(part).__name__.strip("_").removesuffix("Dataset").lower()
+        name = _kind(part).removesuffix("Dataset").lower()
         seeds = [getattr(part, each, None) for each in ("_seed", "_seed2")]
         if not any(seed is None or int(seed) for seed in seeds):
             found.append(name)
@@ -162,7 +170,7 @@ def repeatable_parts(dataset: Any) -> list[Any]:
 
 
 def _repeats(part: Any) -> bool:
-    kind = type(part).__name__.strip("_")
+    kind = _kind(part)
     return kind not in ("ShuffleDataset", "CacheDataset", "RandomDataset") and not any(
         graph.variables
         or any(operation.op_def.is_stateful for operation in graph.get_operations())
@@ -181,6 +189,10 @@ def parts(dataset: Any) -> Iterator[Any]:
             waiting.extend(current._inputs())
 
 
+def _kind(part: Any) -> str:
+    return type(part).__name__.strip("_")
+
+
 def _graphs(part: Any) -> Iterator[Any]:
     for wrapper in part._functions():
         yield wrapper.function.graph
@@ -188,7 +200,7 @@ def _graphs(part: Any) -> Iterator[Any]:
 
 def _held(part: Any) -> Iterator[tuple[Any, int | None]]:
     """Give the data sets whose elements a part's iterator holds, and how many."""
-    kind = type(part).__name__.strip("_")
+    kind = _kind(part)
     if kind == "ShuffleDataset":
         size = int(part._buffer_size)
         known = int(part.cardinality())

@@ -1,0 +1,163 @@
+"""Data that are cached in files: killed while one is filled, and gone on with."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import pytest
+import tensorflow as tf
+
+from loops import Crash, CrashAt, data, outcome_of, sequential
+from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.errors import DataMismatch
+from persist_callbacks.training.cache_files import half_filled
+
+BATCHES, EPOCHS = 7, 3
+
+pytestmark = pytest.mark.usefixtures("deterministic")
+
+
+class KillAt(keras.callbacks.Callback):
+    """Kills its process at a hook, once it was called so many times."""
+
+    def __init__(self, hook, times):
+        super().__init__()
+        self._left = times
+        setattr(self, hook, self._count)
+
+    def _count(self, batch, logs=None):
+        self._left -= 1
+        if not self._left:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def train(folder, *callbacks, augmented=True):
+    """Train and validate on data that are cached in files, and shuffled then."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = sequential()
+    rows = tf.data.Dataset.from_tensor_slices(data())
+    random = tf.random.Generator.from_seed(4)
+    drawn = rows.map(lambda x, y: (x + random.uniform([6]), y))
+    cached = (drawn if augmented else rows).cache(str(folder / "cached"))
+    history = model.fit(
+        cached.shuffle(4).batch(8),
+        epochs=EPOCHS,
+        validation_data=rows.cache(str(folder / "held out")).batch(8),
+        callbacks=[
+            PeriodicCheckpoint(folder / "run", every_steps=4, verbose=0),
+            *callbacks,
+        ],
+        verbose=0,
+    )
+    return outcome_of(model, history)
+
+
+def kill(folder, hook, times):
+    """Train in a process of its own until it is killed."""
+    script = f"""
+import sys
+from pathlib import Path
+import tensorflow as tf
+sys.path[:0] = [{str(Path(__file__).parent)!r}]
+tf.config.experimental.enable_op_determinism()
+from test_caches_in_files import KillAt, train
+train(Path({str(folder)!r}), KillAt({hook!r}, {times}))
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        capture_output=True,
+        check=False,
+        env={**os.environ},
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("hook", "times", "filled"),
+    [
+        # No checkpoint is there yet.
+        ("on_train_batch_end", 3, set()),
+        ("on_train_batch_end", 5, set()),
+        ("on_test_batch_end", 3, {"cached"}),
+        ("on_train_batch_end", 2 * BATCHES + 6, {"cached", "held out"}),
+    ],
+)
+def test_killed_while_a_cache_is_filled(hook, times, filled, tmp_path):
+    """It is filled anew; a whole one is gone on with."""
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    folder.mkdir()
+    expected = train(whole)
+    kill(folder, hook, times)
+    assert {path.stem for path in folder.glob("*.index") if "_" not in path.stem} == (
+        filled
+    )
+    assert any(folder.glob("*.lockfile")) == (len(filled) < 2)
+    assert train(folder) == expected
+    assert not list(folder.glob("*.lockfile"))
+
+
+def test_a_cache_that_is_gone(tmp_path):
+    """As on another machine, where the scratch disk is empty: it is filled anew."""
+    whole, folder = tmp_path / "whole", tmp_path / "moved"
+    whole.mkdir()
+    folder.mkdir()
+    expected = train(whole, augmented=False)
+    with pytest.raises(Crash):
+        train(folder, CrashAt(2 * BATCHES + 5), augmented=False)
+    for path in folder.glob("cached*"):
+        path.unlink()
+    assert train(folder, augmented=False) == expected
+
+
+def test_a_cache_that_may_be_filled_by_another_process(tmp_path):
+    """Nothing is deleted, and the message names what is in the way."""
+    lock = tmp_path / "cached_0.lockfile"
+    lock.touch()
+    with pytest.raises(DataMismatch, match=r"cached: expected a cache .* another") as e:
+        # Of a run that has not drawn anything yet.
+        train(tmp_path)
+    assert str(lock) in str(e.value)
+    lock.unlink()
+    with pytest.raises(Crash):
+        train(tmp_path, CrashAt(5))
+    # What has begun to fill it is no more, and has taken its files away.
+    gc.collect()
+    lock.touch()
+    later = time.time() + 60
+    os.utime(lock, (later, later))
+    with pytest.raises(DataMismatch, match=r"cached: expected a cache .* another"):
+        train(tmp_path)
+    assert lock.exists()
+    os.utime(lock, (1, 1))
+    train(tmp_path)
+    assert not lock.exists()
+
+
+def test_what_is_half_filled(tmp_path):
+    """By TensorFlow's own names for the parts; others' files are not touched."""
+    prefix = str(tmp_path / "c[1]")
+    data = tf.data.Dataset.range(3).cache(prefix)
+    assert half_filled(data) == half_filled(tf.data.Dataset.range(3).cache()) == []
+    iterator = iter(data)
+    next(iterator)
+    (tmp_path / "c[1]_0.notes").touch()
+    (tmp_path / "c[1]_more.index").touch()
+    (tmp_path / "c1_0.index").touch()
+    (found,) = half_filled(data)
+    assert found.prefix == prefix
+    assert sorted(Path(part).name.split(".")[0] for part in found.parts) == (
+        ["c[1]_0"] * len(found.parts)
+    )
+    assert len(found.parts) >= 2
+    assert abs(found.begun_at - time.time()) < 600
+    assert list(iterator) == [1, 2]
+    assert half_filled(data) == []
