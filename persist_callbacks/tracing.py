@@ -39,8 +39,9 @@ def trace_live(
     Raises:
         PersistError: the model cannot be traced or exported, or a name is not there.
     """
+    # A graph reads a variable that replicas hold by the part of the first.
     keys = {
-        id(item.variable): item.info.key
+        id(variables.first_part(item.variable)): item.info.key
         for item in variables.collect(model, randomness.seed_variables())
     }
     # Tracing may draw seeds; training with and without us shall be the same.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -675,3 +676,25 @@ def test_target_and_batch_size(tmp_path):
     assert [info.shape[0] for info in (*frozen.inputs, *frozen.outputs)] == [3, 3]
     assert frozen.signature.comparison is not None
     assert_same(frozen, model, np.ones((3, *model.inputs[0].shape[1:]), "float32"))
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_model_of_replicas(inside, tmp_path):
+    """Trained under MirroredStrategy; its checkpoints can be frozen too."""
+    strategy = tf.distribute.MirroredStrategy(["CPU:0"])
+    pb, run = tmp_path / "model.pb", tmp_path / "run"
+    with strategy.scope():
+        model = keras.Sequential(
+            [
+                keras.Input((FEATURES,), name="features"),
+                keras.layers.BatchNormalization(),
+                keras.layers.Dense(CLASSES, activation="softmax"),
+            ]
+        )
+        model.compile("adam", "sparse_categorical_crossentropy")
+    with strategy.scope() if inside else contextlib.nullcontext():
+        fit(model, PeriodicCheckpoint(run, verbose=0), FrozenGraphExport(pb))
+    x, _ = data()
+    assert_same(load_frozen_graph(pb), model, x)
+    freeze(run, tmp_path / "frozen.pb")
+    assert_same(load_frozen_graph(tmp_path / "frozen.pb"), model, x)
