@@ -145,6 +145,9 @@ class FitData:
         """What draws random numbers that the state of an iterator does not hold."""
         if isinstance(self._shuffle, str) and self._is_arrays:
             return f"shuffle={self._shuffle!r} keeps no state that can be saved"
+        if pipeline.draws_from_generators(self._dataset):
+            # TensorFlow says so too, but not once a buffer after it holds all the rest.
+            return "a generator that a function draws from is not in its state"
         return None
 
     @property

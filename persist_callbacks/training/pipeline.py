@@ -103,6 +103,16 @@ def draws_unseeded(dataset: Any) -> list[str]:
     return found
 
 
+def draws_from_generators(dataset: Any) -> bool:
+    """Whether functions of a pipeline draw from ``tf.random.Generator`` objects."""
+    return any(
+        operation.type.startswith(("Rng", "Stateful"))
+        for part in parts(dataset)
+        for graph in _graphs(part)
+        for operation in graph.get_operations()
+    )
+
+
 def calls_python(dataset: Any) -> bool:
     """Whether Python code makes or changes the elements, at any depth."""
     for part in parts(dataset):

@@ -393,3 +393,19 @@ def test_a_buffer_of_unknown_size_is_measured():
     assert take(iterator, 1, Passed(1), data, largest=1_000_000)[0].way == "iterator"
     position, _ = take(iterator, 1, Passed(1), data, largest=100_000)
     assert (position.way, "its buffers hold" in position.reason) == ("replay", True)
+
+
+@pytest.mark.parametrize("drawn", [0, 1, BATCHES - 1])
+def test_a_generator_before_a_buffer_of_all_data(drawn):
+    """TensorFlow gives a state late in an epoch, without the generator's."""
+    generator = tf.random.Generator.from_seed(4)
+    noisy = tf.data.Dataset.range(ROWS).map(lambda x: generator.uniform(()))
+    source = source_of(noisy.shuffle(2 * ROWS).batch(3))
+    data = FitData(source)
+    iterator = iter(source._distributed_dataset)
+    for _ in range(drawn):
+        next(iterator)
+    position, _ = take(iterator, drawn, Passed(), data)
+    assert position.way == "replay"
+    assert "generator" in position.reason
+    assert position.drawn == drawn
