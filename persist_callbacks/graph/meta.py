@@ -179,9 +179,7 @@ def _sizes(proto: Any) -> tuple[int | None, ...] | None:
 
 def _placeholder(node: Any) -> TensorInfo:
     dtype = tf.as_dtype(node.attr["dtype"].type).name
-    if not node.attr["shape"].HasField("shape"):
-        return TensorInfo(node.name, None, dtype)
-    return TensorInfo(node.name, _sizes(node.attr["shape"].shape), dtype)
+    return TensorInfo(node.name, _sizes(nd.stated_shape(node)), dtype)
 
 
 def _variables(graph_def: Any) -> tuple[TensorInfo, ...]:

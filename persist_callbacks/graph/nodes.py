@@ -103,7 +103,7 @@ def reaches_out(node: Any) -> bool:
     Args:
         node: a NodeDef.
     """
-    if node.op == "PrintV2":
+    if node.op == "PrintV2" and "output_stream" in node.attr:
         return bool(node.attr["output_stream"].s.startswith(b"file:"))
     return _OUTSIDE.fullmatch(node.op) is not None
 
@@ -336,6 +336,21 @@ def tensor_proto(value: np.ndarray[Any, Any], dtype: tf.DType) -> Any:
 def constant_value(node: Any) -> np.ndarray[Any, Any]:
     """Return the array that a Const node holds."""
     return np.asarray(tf.make_ndarray(node.attr["value"].tensor))
+
+
+def constant_shape(node: Any) -> tf.TensorShape:
+    """Return the shape of what a Const holds; of any other node an unknown one."""
+    # Asking for an attribute that is not there would make an empty one.
+    if node.op != "Const":
+        return tf.TensorShape(None)
+    return tf.TensorShape(node.attr["value"].tensor.tensor_shape)
+
+
+def stated_shape(node: Any) -> tf.TensorShape:
+    """Return the shape that a Placeholder says it has; one that says none has any."""
+    if "shape" not in node.attr or not node.attr["shape"].HasField("shape"):
+        return tf.TensorShape(None)
+    return tf.TensorShape(node.attr["shape"].shape)
 
 
 def empty_like(graph_def: Any) -> Any:

@@ -114,7 +114,7 @@ def _unlike(node: Any, graph: Graph) -> Iterator[str]:
     if len(node.input) != 2 or any(graph.constant_sides(node)):
         return
     inputs = [each for each in graph.nodes if each.op == "Placeholder"]
-    shapes = [tf.TensorShape(each.attr["shape"].shape) for each in inputs]
+    shapes = [nd.stated_shape(each) for each in inputs]
     stated = any("data_format" in each.attr for each in graph.nodes)
     of_input = any(graph.source(node, place) in inputs for place in (0, 1))
     if (stated and len({shape.rank for shape in shapes}) > 1) or (
@@ -176,7 +176,7 @@ def _expansion(node: Any, graph: Graph) -> Iterator[str]:
 
 def _is_open(node: Any, graph: Graph) -> bool:
     """Whether an input's size is not known; of NHWC it takes one without a batch."""
-    shape = tf.TensorShape(node.attr["shape"].shape)
+    shape = nd.stated_shape(node)
     layout = graph.layouts[node.name]
     turns = (shape.rank, layout) in ((4, lay.NHWC), (5, "NDHWC"))
     if shape.rank is None or (shape.rank == 4 and not turns):
@@ -243,11 +243,10 @@ def _pads_more(node: Any, graph: Graph) -> bool:
     """Whether a convolution's own padding is any, as far as is known."""
     if node.attr["padding"].s != b"SAME" or not graph.constant_sides(node)[1]:
         return False
-    kernel = graph.source(node, 1).attr["value"].tensor.tensor_shape.dim
+    kernel = nd.constant_shape(graph.source(node, 1))
     shape, strides = graph.shape(node), list(node.attr["strides"].list.i)
     return any(
-        most_padded(shape[axis], kernel[axis - 1].size, strides[axis]) > 0
-        for axis in (1, 2)
+        most_padded(shape[axis], kernel[axis - 1], strides[axis]) > 0 for axis in (1, 2)
     )
 
 

@@ -83,7 +83,7 @@ def _is_behind_fixed(node: Any, graph: Graph) -> bool:
     if not any(
         each.op == "Placeholder"
         and graph.layouts[each.name] == lay.UNKNOWN
-        and (shape := tf.TensorShape(each.attr["shape"].shape)).rank == 4
+        and (shape := nd.stated_shape(each)).rank == 4
         and shape.is_fully_defined()
         for each in graph.nodes
     ):
@@ -102,7 +102,10 @@ def _is_behind_fixed(node: Any, graph: Graph) -> bool:
 def _with_constant(node: Any, place: int, graph: Graph) -> Iterator[str]:
     if node.op == "RealDiv" and place == 0:
         yield "a constant divided by a tensor"
-    other, sizes = graph.shape(node, 1 - place), _sizes(graph.source(node, place))
+    other, sizes = (
+        graph.shape(node, 1 - place),
+        nd.constant_shape(graph.source(node, place)),
+    )
     if not other.rank or sizes.num_elements() == 1:
         return
     is_matrix = any(size != 1 for size in sizes[:-1])
@@ -126,9 +129,11 @@ def _is_joined(node: Any, place: int, graph: Graph) -> bool:
     if maker.op == "MatMul" and node.op in _SUMS:
         return True
     constants = factors(maker, graph)
-    sizes = _sizes(graph.source(node, 1 - place))
+    sizes = nd.constant_shape(graph.source(node, 1 - place))
     count = sizes.num_elements()
-    return node.op in _SUMS and [_sizes(c).num_elements() for c in constants] == [count]
+    return node.op in _SUMS and [
+        nd.constant_shape(c).num_elements() for c in constants
+    ] == [count]
 
 
 def factors(node: Any, graph: Graph) -> list[Any]:
@@ -142,11 +147,7 @@ def factors(node: Any, graph: Graph) -> list[Any]:
         return []
     sides = [graph.source(node, place) for place in (0, 1)]
     constants = [side for side in sides if side.op == "Const"]
-    return [each for each in constants if _sizes(each).num_elements() != 1]
-
-
-def _sizes(constant: Any) -> tf.TensorShape:
-    return tf.TensorShape(constant.attr["value"].tensor.tensor_shape)
+    return [each for each in constants if nd.constant_shape(each).num_elements() != 1]
 
 
 def bias(node: Any, graph: Graph) -> Iterator[str]:
@@ -157,7 +158,7 @@ def bias(node: Any, graph: Graph) -> Iterator[str]:
         graph: the graph.
     """
     rank, maker = graph.shape(node).rank, graph.source(node)
-    if _sizes(graph.source(node, 1)).num_elements() == 1 and rank == 3:
+    if nd.constant_shape(graph.source(node, 1)).num_elements() == 1 and rank == 3:
         # To each number alike, whatever it takes them for.
         return
     if rank not in (None, 2, 4) and not (maker.op == "Conv3D" and rank == 5):

@@ -93,7 +93,7 @@ def _taken_with_transposed(by_name: Mapping[str, Any]) -> set[str]:
         if pack.op != "Pack" or len(pack.input) != 4 or filters.op != "Const":
             continue
         strides = list(node.attr["strides"].list.i)[1:3]
-        kernel = [dim.size for dim in filters.attr["value"].tensor.tensor_shape.dim][:2]
+        kernel = nd.constant_shape(filters).as_list()[:2]
         rests: list[int | None] = [None, None]
         if node.attr["padding"].s == b"VALID":
             rests = [size - by for size, by in zip(kernel, strides, strict=True)]

@@ -99,7 +99,7 @@ def quotients_to_reciprocals(graph_def: Any) -> Any:
         if above.op != "Const" or above.input or below.op == "Const":
             return
         dtype = tf.as_dtype(node.attr["T"].type)
-        is_scalar = not above.attr["value"].tensor.tensor_shape.dim
+        is_scalar = not nd.constant_shape(above).rank
         if is_scalar and np.all(nd.constant_value(above) == 1):
             writer.add("Reciprocal", "", node.input[1], T=dtype)
         else:
@@ -154,8 +154,7 @@ def product_with_vector(
         found = _with_constant(by_name, side, ("Mul",))
         if len(found) == 1:
             ((value, constant),) = found
-            shape = constant.attr["value"].tensor.tensor_shape
-            if tf.TensorShape(shape).num_elements() != 1:
+            if nd.constant_shape(constant).num_elements() != 1:
                 return place, value, constant
     return None
 
@@ -168,7 +167,7 @@ def _scaled(maker: Any, weights: Any, scale: Any) -> np.ndarray[Any, Any] | None
     rank = 2 if maker.op == "MatMul" else 4
     channels = int(np.prod(by_channel))
     numbers = _per_channel(scale, tf.TensorShape([None] * (rank - 1) + [channels]))
-    if not scale.attr["value"].tensor.tensor_shape.dim:
+    if not nd.constant_shape(scale).rank:
         numbers = np.full(channels, nd.constant_value(scale))
     if numbers is None:
         return None

@@ -207,6 +207,6 @@ def _without(graph_def: Any, hidden: Mapping[str, Any]) -> tuple[Any, dict[str, 
             continue
         constant = hidden[node.name]
         dtype = tf.as_dtype(constant.attr["dtype"].type)
-        shape = tf.TensorShape(constant.attr["value"].tensor.tensor_shape)
+        shape = nd.constant_shape(constant)
         made.CopyFrom(nd.make_node("Placeholder", node.name, dtype=dtype, shape=shape))
     return result, dict(hidden)

@@ -10,11 +10,13 @@ import tensorflow as tf
 import zoo
 from tensorflow.python.grappler import tf_optimizer
 
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph import simplify as passes
 from persist_callbacks.graph.canonical import serialize
 from persist_callbacks.graph.compare import compare, generate
 from persist_callbacks.graph.freeze import freeze
 from persist_callbacks.graph.frozen import count_ops, from_graph_def
+from persist_callbacks.graph.runtimes import judge
 from persist_callbacks.records import TensorInfo
 
 
@@ -191,6 +193,70 @@ def test_no_attribute_at_its_default() -> None:
         assert not node.device
         assert not [key for key in node.attr if key.startswith("_")]
         assert not {"grad_a", "grad_b", "debug_name"} & set(node.attr)
+
+
+def computed_bias(x: Any) -> Any:
+    """A bias that is fed, and one of any shape that is added to what is biased."""
+    bias = tf.compat.v1.placeholder(tf.float32, [6], name="bias")
+    other = tf.compat.v1.placeholder(tf.float32, name="other")
+    return tf.nn.bias_add(x @ np.ones((8, 6), np.float32), bias) + other
+
+
+def expanded_input(x: Any) -> Any:
+    """OpenCV's rules ask for the sizes of this input, which says none."""
+    other = tf.compat.v1.placeholder(tf.float32, name="other")
+    return tf.expand_dims(x * other, 1)
+
+
+def computed_filters(x: Any) -> Any:
+    """What makes the filters, and the size, is no constant."""
+    filters = tf.compat.v1.placeholder(tf.float32, name="filters")
+    rows = tf.reshape(x, [-1, 2, 2, 2])
+    padded = tf.pad(rows, [[0, 0], [1, 1], [1, 1], [0, 0]])
+    rows = tf.nn.conv2d(padded, filters, 1, "SAME") * filters
+    sizes = tf.stack([tf.shape(x)[0], 4, 4, 2])
+    return tf.nn.conv2d_transpose(rows, filters, sizes, 2)
+
+
+ASKED = [computed_bias, expanded_input, computed_filters]
+
+
+def asked_graph(compute: Any) -> Any:
+    """A graph whose nodes lack what is asked of others, and its inputs."""
+    with tf.Graph().as_default() as graph:
+        x = tf.compat.v1.placeholder(tf.float32, [None, 8], name="x")
+        tf.identity(compute(x), name="y")
+    placeholders = [n.name for n in graph.as_graph_def().node if n.op == "Placeholder"]
+    return graph.as_graph_def(), placeholders
+
+
+def odd_attributes(graph_def: Any) -> list[tuple[str, str, str]]:
+    """The attributes that a node's op has not, or that have no value."""
+    found = []
+    for node in nd.every_node(graph_def):
+        known = {attr.name for attr in nd.op_definition(node.op).attr}
+        for key, value in node.attr.items():
+            if key not in known and not key.startswith("_"):
+                found.append((node.name, node.op, key))
+            elif value.WhichOneof("value") is None:
+                found.append((node.name, node.op, f"{key}: nothing"))
+    return found
+
+
+@pytest.mark.parametrize("case", [*zoo.KINDS, *ASKED])
+def test_each_attribute_is_one_of_its_op(case: Any) -> None:
+    """To ask a node for an attribute makes one, which TensorFlow 1.15 refuses."""
+    if isinstance(case, str):
+        simple = zoo.shared(case).frozen()
+    else:
+        graph_def, inputs = asked_graph(case)
+        simple = passes.simplify(graph_def, inputs=inputs, outputs=["y"])
+    assert odd_attributes(simple) == []
+    before = serialize(simple)
+    judge(simple)
+    for node in nd.every_node(simple):
+        nd.reaches_out(node)
+    assert serialize(simple) == before
 
 
 def test_nodes_are_in_topological_order() -> None:
