@@ -67,7 +67,7 @@ def of(graph_def: Any) -> Graph:
     Args:
         graph_def: a frozen GraphDef that this TensorFlow imports.
     """
-    by_name = {node.name: node for node in graph_def.node}
+    by_name = {node.name: _without_order(node) for node in graph_def.node}
     swallowed = _taken_with_transposed(by_name)
     ordered = in_order(by_name.values(), list(by_name))
     nodes = [node for node in ordered if node.name not in swallowed]
@@ -81,6 +81,18 @@ def of(graph_def: Any) -> Graph:
     layouts = opencv_layouts.guessed(nodes, shapes)
     told = opencv_layouts.told_apart(nodes, layouts, shapes)
     return Graph(by_name, nodes, readers, shapes, layouts, told)
+
+
+def _without_order(node: Any) -> Any:
+    """Return a node without its control edges, which are no tensors with a shape."""
+    data = [reference for reference in node.input if not reference.startswith("^")]
+    if len(data) == len(node.input):
+        return node
+    made = tf.compat.v1.NodeDef()
+    made.CopyFrom(node)
+    del made.input[:]
+    made.input.extend(data)
+    return made
 
 
 def _taken_with_transposed(by_name: Mapping[str, Any]) -> set[str]:
