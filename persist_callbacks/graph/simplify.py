@@ -286,6 +286,7 @@ def _grappler(
         return graph_def
     meta = tf.compat.v1.MetaGraphDef()
     meta.graph_def.CopyFrom(graph_def)
+    of_any_rank = _stand_in(meta.graph_def)
     by_name = {node.name: node for node in graph_def.node}
     # Grappler takes for fed what the signature calls inputs, and keeps its outputs.
     signature = meta.signature_def["serving_default"]
@@ -302,9 +303,34 @@ def _grappler(
     options.meta_optimizer_iterations = 1
     options.optimizers.extend(passes)
     try:
-        return tf_optimizer.OptimizeGraph(
+        result = tf_optimizer.OptimizeGraph(
             config, meta, verbose=False, graph_id=b"persist_callbacks"
         )
     except (ValueError, tf.errors.OpError):
-        # It takes no graph that is fed a tensor of any rank, as TF1's scripts make it.
         return graph_def
+    for node in result.node:
+        if node.name in of_any_rank:
+            node.CopyFrom(of_any_rank[node.name])
+    return result
+
+
+def _stand_in(graph_def: Any) -> dict[str, Any]:
+    """Put other nodes in the place of inputs of any rank, as TF1's scripts make them.
+
+    Grappler takes no graph with such a Placeholder, but any other op of which it knows
+    no shape. It computes none that has state.
+
+    Args:
+        graph_def: a GraphDef; changed.
+
+    Returns:
+        The inputs, by name.
+    """
+    found = {}
+    for node in graph_def.node:
+        if node.op == "Placeholder" and nd.stated_shape(node).rank is None:
+            found[node.name] = tf.compat.v1.NodeDef()
+            found[node.name].CopyFrom(node)
+            dtypes = [tf.as_dtype(node.attr["dtype"].type)]
+            node.CopyFrom(nd.make_node("Unstage", node.name, dtypes=dtypes))
+    return found

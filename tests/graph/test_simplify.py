@@ -159,6 +159,50 @@ def test_an_output_that_is_no_identity_keeps_its_name() -> None:
     assert (by_name["scaled"], by_name["y"]) == ("Mul", "Relu")
 
 
+def folded(x: Any, k: Any) -> Any:
+    """Constants of constants, by a number that is fed."""
+    weights = tf.reshape(tf.range(8.0) * 2.0, [2, 4])
+    return tf.nn.relu(x @ weights + tf.zeros([4])) * k
+
+
+def inlined(x: Any, k: Any) -> Any:
+    """A call, in which constants fold."""
+    return tf.function(lambda one, other: one * other * tf.ones([2]))(x, k)
+
+
+def branched(x: Any, k: Any) -> Any:
+    """A branch of TF1's, by what is fed."""
+    return tf.compat.v1.cond(k > 2, lambda: x * k, lambda: x + tf.exp(tf.exp(0.0)))
+
+
+@pytest.mark.parametrize("compute", [folded, inlined, branched])
+def test_an_input_of_any_shape_does_not_stop_folding(compute: Any) -> None:
+    """What comes out is the same as with a shape, but that the input has none."""
+    made = []
+    tf.compat.v1.disable_control_flow_v2()
+    try:
+        for shape in ([], None):
+            with tf.Graph().as_default() as graph:
+                x = tf.compat.v1.placeholder(tf.float32, [None, 2], name="x")
+                k = tf.compat.v1.placeholder(tf.float32, shape, name="k")
+                tf.compat.v1.placeholder(tf.string, shape, name="unread")
+                tf.identity(compute(x, k), name="y")
+            made.append(graph.as_graph_def())
+    finally:
+        tf.compat.v1.enable_control_flow_v2()
+    inputs, outputs = ["x", "k", "unread"], ["y", "k"]
+    known, unknown = (
+        passes.simplify(each, inputs=inputs, outputs=outputs) for each in made
+    )
+    for node in unknown.node:
+        if node.name in ("k", "unread") and node.op == "Placeholder":
+            assert nd.stated_shape(node).rank is None
+            node.attr["shape"].shape.CopyFrom(tf.TensorShape([]).as_proto())
+    assert serialize(unknown) == serialize(known)
+    gone = {"Exp", "Fill", "PartitionedCall", "Range", "Unstage"}
+    assert not gone & set(count_ops(known))
+
+
 def test_an_input_nobody_reads_stays() -> None:
     """A caller that feeds every input still can."""
     graph = tf.Graph()
