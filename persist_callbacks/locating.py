@@ -45,6 +45,8 @@ def locate(path: Path, *, check: bool) -> str:
             return Store.open_for_reading(path).find("latest").prefix
     elif _is_prefix(path):
         return os.fspath(path)
+    elif (shards := bundle.old_shards(path)) is not None:
+        return os.fspath(shards)
     elif path.exists():
         raise CheckpointDamaged(
             path,
@@ -61,6 +63,15 @@ def locate(path: Path, *, check: bool) -> str:
     )
 
 
+def own_graph(prefix: str) -> Path:
+    """Return the ``.meta`` of a checkpoint's own name, be it there or not.
+
+    Args:
+        prefix: the checkpoint.
+    """
+    return Path(f"{bundle.stem_of(prefix)}.meta")
+
+
 def graph_beside(prefix: str) -> Path:
     """Return the ``.meta`` that goes with a checkpoint.
 
@@ -72,7 +83,7 @@ def graph_beside(prefix: str) -> Path:
     Raises:
         CheckpointNotFound: there is none, or several that could be it.
     """
-    own = Path(f"{prefix}.meta")
+    own = own_graph(prefix)
     if own.is_file():
         return own
     others = sorted(own.parent.glob("*.meta"))

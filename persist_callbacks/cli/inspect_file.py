@@ -12,7 +12,7 @@ import click
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.errors import ArgumentError, PersistError
-from persist_callbacks.locating import locate
+from persist_callbacks.locating import locate, own_graph
 from persist_callbacks.records import TensorInfo
 from persist_callbacks.storage import bundle
 
@@ -65,7 +65,7 @@ def _describe_checkpoint(path: Path) -> dict[str, Any]:
         "parameters": sum(_count(info) for info in variables),
         "bytes": sum(_bytes(info) or 0 for info in variables),
     }
-    meta = Path(f"{prefix}.meta")
+    meta = own_graph(prefix)
     if not meta.is_file():
         return described | {"graph": None, "note": "There is no .meta with a graph."}
     from persist_callbacks.graph.frozen import count_ops

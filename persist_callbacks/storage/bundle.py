@@ -10,6 +10,7 @@ import contextlib
 import difflib
 import math
 import os
+import re
 import struct
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
@@ -41,6 +42,9 @@ _MAX_CHECKPOINT_FILE = 2**24
 
 # Bytes of an entry in the index, its key aside.
 _ENTRY = 64
+
+# A shard of the format before TensorFlow 1.0, or the name that stands for all of them.
+_OLD_SHARD = re.compile(r"(.+)(?<!\.data)-(?:\d{5}|\?{5})-of-(\d{5})")
 
 _GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
 
@@ -353,9 +357,45 @@ def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
         for file in (candidate.parent / f"{candidate.name}.index", candidate):
             with contextlib.suppress(OSError, ValueError):
                 is_inside = file.resolve().is_relative_to(base.resolve())
-                if is_inside and file.is_file():
+                if is_inside and (file.is_file() or old_shards(file) == file):
                     return os.fspath(candidate)
     return None
+
+
+def old_shards(path: Path) -> Path | None:
+    """Return what TensorFlow calls a checkpoint in shards of its format before 1.0.
+
+    Args:
+        path: that name, such as ``model-7-?????-of-00002``, or one of the shards, or
+            ``model-7``, what their names begin with.
+
+    Returns:
+        The name, by which it is read; None where there are no such shards.
+    """
+    asked = _OLD_SHARD.fullmatch(path.name)
+    stem = asked[1] if asked else path.name
+    counts = {
+        hit[2]
+        for name in (os.listdir(path.parent) if path.parent.is_dir() else ())
+        if (hit := _OLD_SHARD.fullmatch(name)) and hit[1] == stem
+    }
+    if asked:
+        counts &= {asked[2]}
+    # Of two that were saved in shards of other numbers, none is guessed.
+    if len(counts) != 1:
+        return None
+    return path.with_name(f"{stem}-?????-of-{counts.pop()}")
+
+
+def stem_of(prefix: str | os.PathLike[str]) -> str:
+    """Return what the ``.meta`` beside a checkpoint is called, without that ending.
+
+    Args:
+        prefix: the checkpoint's; of one in shards of the old format, without these.
+    """
+    path = Path(prefix)
+    hit = _OLD_SHARD.fullmatch(path.name)
+    return os.fspath(path.with_name(hit[1])) if hit else os.fspath(path)
 
 
 def check_index(prefix: str | os.PathLike[str]) -> None:
@@ -376,6 +416,9 @@ def check_index(prefix: str | os.PathLike[str]) -> None:
     path = Path(f"{os.fspath(prefix)}.index")
     if not path.exists() and Path(prefix).is_file():
         # The format of TensorFlow before 1.0 is one table, which needs no index.
+        return
+    if not path.exists() and old_shards(Path(prefix)) is not None:
+        _check_old_shards(Path(prefix))
         return
     try:
         entries = bundle_index.entries(read_plain(path, limit=LARGEST[INDEX]))
@@ -411,6 +454,20 @@ def check_index(prefix: str | os.PathLike[str]) -> None:
         struct.error,
     ) as error:
         raise _damaged(where, error) from error
+
+
+def _check_old_shards(prefix: Path) -> None:
+    """Refuse shards of which some are missing: TensorFlow reads what is there."""
+    stem, count = prefix.name.split("-?????-of-")
+    for number in range(int(count)):
+        name = f"{stem}-{number:05d}-of-{count}"
+        if not prefix.with_name(name).is_file():
+            raise CheckpointDamaged(
+                prefix,
+                expected=f"all of its {int(count)} shards",
+                found=f"no {name}",
+                advice=_GO_BACK,
+            )
 
 
 def _open(prefix: str | os.PathLike[str]) -> Any:

@@ -25,6 +25,7 @@ from tf1 import write_folders
 import persist_callbacks
 from persist_callbacks.cli import commands
 from persist_callbacks.errors import (
+    CheckpointDamaged,
     CheckpointNotFound,
     TensorNotFound,
     UnsupportedGraph,
@@ -110,6 +111,30 @@ def test_by_the_command_and_by_any_of_its_files(tmp_path: Path) -> None:
         assert done.exit_code == 0, done.output
         found = persist_callbacks.load_frozen_graph(pb)(fed)
         np.testing.assert_allclose(found, expected["predictions"], rtol=1e-6)
+
+
+def test_shards_of_the_old_format(tmp_path: Path) -> None:
+    """Found by what they are called together, by one of them, and counted."""
+    folder = tmp_path / "run"
+    shutil.copytree(tf1.FOLDERS / "old_sharded", folder)
+    fed, expected = arrays(folder)
+    pattern = "model-7-?????-of-00002"
+    for name in ("", "model-7", pattern, "model-7-00001-of-00002", "model-7.meta"):
+        frozen = persist_callbacks.freeze(
+            folder / name, tmp_path / "m.pb", outputs=["predictions"]
+        )
+        np.testing.assert_allclose(frozen(fed), expected["predictions"], rtol=1e-6)
+    shown = CliRunner().invoke(commands, ["inspect", "--json", str(folder)])
+    described = json.loads(shown.output)
+    assert [each["name"] for each in described["variables"]] == ["b", "w"]
+    assert described["graph"] is not None
+    assert described["path"] == str(folder / pattern)
+    (folder / "model-7-00001-of-00002").unlink()
+    with pytest.raises(CheckpointDamaged, match=r"all of its 2.*no model-7-00001-of-"):
+        persist_callbacks.freeze(folder, tmp_path / "m.pb", outputs=["predictions"])
+    (folder / "model-7-00002-of-00003").touch()
+    with pytest.raises(CheckpointNotFound):
+        persist_callbacks.freeze(folder / "model-7", tmp_path / "m.pb")
 
 
 def test_one_meta_for_several_checkpoints(tmp_path: Path) -> None:

@@ -193,6 +193,12 @@ def old_format():
     return {x: ROWS}, [y], {"write_version": v1.train.SaverDef.V1}
 
 
+def old_sharded():
+    """The same in shards, of which the `checkpoint` file knows but a pattern."""
+    fed, fetched, options = sharded()
+    return fed, fetched, dict(options, write_version=v1.train.SaverDef.V1)
+
+
 KINDS = [
     two_variables,
     resource_variables,
@@ -209,6 +215,7 @@ KINDS = [
     table,
     sharded,
     old_format,
+    old_sharded,
 ]
 # What TensorFlow 2 has no longer, or only with another package.
 ONLY_TF1 = {"recurrent", "layers"}
