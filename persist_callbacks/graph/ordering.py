@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import tensorflow as tf
@@ -23,8 +24,14 @@ _NO_CHANGE = re.compile(
     r"Assert|Print(V2)?|VarHandleOp|ReadVariableOp|Variable(V2)?|VarIsInitializedOp"
     r"|IsVariableInitialized|ResourceGather(Nd)?|VariableShape|TensorArray\w*"
     r"|\w*HashTable(V2)?|LookupTable(Find|Size)(V2)?|PartitionedCall"
+    r"|Ref(Enter|Exit|Identity|Merge|NextIteration|Select|Switch)"
 )
 _ASSIGNS = re.compile(r"Assign\w*VariableOp")
+_VARIABLES = ("VarHandleOp", "Variable", "VariableV2")
+# What hands a variable on, so that it can be assigned to.
+_HANDS_ON = re.compile(r"Identity|(Ref)?(Enter|Switch)|RefIdentity")
+# What the choice of a branch is made of where a flag chooses, as training or not.
+_OF_FLAGS = re.compile(r"Placeholder(WithDefault)?|Const|Identity|Switch|Logical\w+")
 # The frames and branches that something is in, the innermost last.
 _Place = tuple[str, ...]
 
@@ -34,7 +41,8 @@ def without_order(graph_def: Any, wanted: Sequence[str]) -> list[Any]:
 
     What waits for a change of a variable or the like does so still, to be refused,
     unless nothing that is wanted is computed of that variable: a layer may draw a seed
-    and make no use of it.
+    and make no use of it. Nor does a change count in a branch that a flag chooses: in
+    training's, a batch norm of TF1's moves its averages.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -48,7 +56,9 @@ def without_order(graph_def: Any, wanted: Sequence[str]) -> list[Any]:
     places: dict[tuple[str, int], _Place] = {}
     if any(node.op in nd.OLD_CONTROL_FLOW for node in nodes):
         places = _places(ordered)
-    changed = _after_changes(ordered, _changes_of_no_use(graph_def, wanted))
+    passed_over = _changes_of_no_use(graph_def, wanted)
+    passed_over |= _in_branches_by_flags(nodes, places)
+    changed = _after_changes(ordered, passed_over)
     kept = []
     for node in nodes:
         data = [ref for ref in node.input if not ref.startswith("^")]
@@ -76,17 +86,43 @@ def changed_variables(graph_def: Any) -> set[str]:
     Args:
         graph_def: a GraphDef; not changed.
     """
-    return set(_assignments(graph_def).values())
+    return set().union(*_assignments(graph_def).values())
 
 
-def _assignments(graph_def: Any) -> dict[str, str]:
-    """Return each assignment to a variable of the graph, and that one's key."""
-    variables = {node.name: node for node in graph_def.node if node.op == "VarHandleOp"}
-    return {
-        node.name: nd.variable_key(variables[node.input[0]])
-        for node in graph_def.node
-        if _ASSIGNS.fullmatch(node.op) and node.input[0] in variables
-    }
+def _assignments(graph_def: Any) -> dict[str, set[str]]:
+    """Return each assignment to variables of the graph, and those ones' keys."""
+    assigns = {node.op for node in graph_def.node if _assigned(node.op)}
+    if not assigns:
+        return {}
+    keys: dict[str, str] = {}
+    found: dict[str, set[str]] = {}
+    for node in in_order(graph_def.node, [node.name for node in graph_def.node]):
+        if node.op in _VARIABLES:
+            keys[node.name] = nd.variable_key(node)
+            continue
+        first = nd.split(node.input[0])[0] if node.input else ""
+        # An assignment gives the variable, to be assigned to once more.
+        if first in keys and (node.op in assigns or _HANDS_ON.fullmatch(node.op)):
+            keys[node.name] = keys[first]
+        if node.op in assigns:
+            # Fewer inputs than its type has are for TensorFlow to refuse.
+            places = [place for place in _assigned(node.op) if place < len(node.input)]
+            sources = [nd.split(node.input[place])[0] for place in places]
+            if all(source in keys for source in sources):
+                found[node.name] = {keys[source] for source in sources}
+    return found
+
+
+def _assigned(op: str) -> list[int]:
+    """Return which inputs of an op type are variables that it assigns to."""
+    if _ASSIGNS.fullmatch(op):
+        return [0]
+    definition = nd.op_definition(op)
+    if definition is None or not _changes(op):
+        return []
+    # TF1's variables are handed in by reference, and not to be read.
+    inputs = enumerate(definition.input_arg)
+    return [place for place, argument in inputs if argument.is_ref]
 
 
 def _changes_of_no_use(graph_def: Any, wanted: Sequence[str]) -> set[str]:
@@ -110,9 +146,26 @@ def _changes_of_no_use(graph_def: Any, wanted: Sequence[str]) -> set[str]:
     used = {
         nd.variable_key(node)
         for node in [*(by_name[name] for name in reached), *inner]
-        if node.op == "VarHandleOp"
+        if node.op in _VARIABLES
     }
-    return {name for name, key in assignments.items() if key not in used}
+    return {name for name, keys in assignments.items() if not keys & used}
+
+
+def _in_branches_by_flags(
+    nodes: Sequence[Any], places: Mapping[tuple[str, int], _Place]
+) -> set[str]:
+    """Return the assignments in a branch of TF1's that a flag alone chooses."""
+    behind: dict[str, set[str]] = {}
+    for node in nodes:
+        for step in places.get((node.name, -1), ()):
+            if not step.startswith("loop ") and _assigned(node.op):
+                choice = nd.split(step.rpartition(" ")[0])[0]
+                behind.setdefault(choice, set()).add(node.name)
+    found: set[str] = set()
+    for choice, assignments in behind.items():
+        if all(_OF_FLAGS.fullmatch(each.op) for each in in_order(nodes, [choice])):
+            found |= assignments
+    return found
 
 
 def _after_changes(ordered: list[Any], passed_over: Collection[str]) -> set[str]:
@@ -126,9 +179,13 @@ def _after_changes(ordered: list[Any], passed_over: Collection[str]) -> set[str]
     return found
 
 
+@cache
 def _changes(op: str) -> bool:
-    harmless = nd.is_pipeline(op) or nd.draws(op) or _NO_CHANGE.fullmatch(op)
-    return nd.has_state(op) and not harmless
+    if nd.is_pipeline(op) or nd.draws(op) or _NO_CHANGE.fullmatch(op):
+        return False
+    definition = nd.op_definition(op)
+    # What changes a variable of TF1's own kind is not said to have state.
+    return nd.has_state(op) or any(each.is_ref for each in definition.input_arg)
 
 
 def _shared(places: list[_Place]) -> _Place:

@@ -1,0 +1,160 @@
+"""What scripts of TensorFlow 1 build: control edges, references, their own functions.
+
+The graphs are built by this TensorFlow's ``compat.v1``; both kinds of variables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from persist_callbacks.errors import UnsupportedGraph
+from persist_callbacks.graph.freeze import freeze, take_defaults
+from persist_callbacks.graph.frozen import FrozenGraph, from_graph_def
+from persist_callbacks.graph.meta import from_meta
+
+v1 = tf.compat.v1
+ROWS = np.arange(8, dtype=np.float32).reshape(2, 4) - 3
+
+KINDS = pytest.mark.parametrize(
+    "resource", [False, True], ids=["reference", "resource"]
+)
+
+
+def variable(name: str, *shape: int, **options: Any) -> Any:
+    initializer = v1.random_normal_initializer(seed=len(name))
+    return v1.get_variable(name, shape, initializer=initializer, **options)
+
+
+def frozen_of(
+    build: Callable[[Any], Any], *, resource: bool = False
+) -> tuple[FrozenGraph, Any]:
+    """Freeze what a function of rows gives; also what a session gives for ``ROWS``."""
+    v1.disable_control_flow_v2()
+    try:
+        with tf.Graph().as_default(), v1.Session() as session:
+            x = v1.placeholder(tf.float32, [None, 4], name="x")
+            with v1.variable_scope("", use_resource=resource):
+                tf.identity(build(x), name="y")
+            variables = [*v1.global_variables(), *v1.local_variables()]
+            session.run(v1.variables_initializer(variables))
+            values = {v.op.name: session.run(v) for v in variables}
+            result = session.run("y:0", {x: ROWS})
+            meta = v1.train.export_meta_graph()
+    finally:
+        v1.enable_control_flow_v2()
+    graph = take_defaults(from_meta(meta.SerializeToString(), "m.meta"), [])
+    frozen = freeze(graph, values, outputs=["y"])
+    return from_graph_def(frozen, graph.inputs, None), result
+
+
+# Changes behind a control edge alone.
+
+
+def added_before(x: Any) -> Any:
+    memory = variable("memory", 4)
+    with tf.control_dependencies([v1.assign_add(memory, [5.0] * 4)]):
+        return x + memory.read_value()
+
+
+def written_after(x: Any) -> Any:
+    memory = variable("memory", 4)
+    with tf.control_dependencies([v1.assign(memory, tf.tanh(x[0] + memory))]):
+        return x * memory
+
+
+def changed_where_the_input_says(x: Any) -> Any:
+    memory = variable("memory", 4)
+    changed = v1.cond(
+        tf.reduce_sum(x) > 0, lambda: v1.assign(memory, x[0]), lambda: memory + 0.0
+    )
+    with tf.control_dependencies([changed]):
+        return x + memory.read_value()
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "build", [added_before, written_after, changed_where_the_input_says]
+)
+def test_a_change_of_what_is_read_is_refused(build: Any, resource: bool) -> None:
+    """A constant would give other numbers than the session that the script has."""
+    with pytest.raises(UnsupportedGraph, match=r"Assign.*changes"):
+        frozen_of(build, resource=resource)
+
+
+def scattered(x: Any) -> Any:
+    memory = variable("memory", 4)
+    with tf.control_dependencies([v1.scatter_update(memory, [1], [7.0])]):
+        return x + memory.read_value()
+
+
+def changed_twice(x: Any) -> Any:
+    memory = variable("memory", 4)
+    once = v1.assign(memory, [1.0] * 4)
+    with tf.control_dependencies([v1.assign_sub(once, [3.0] * 4)]):
+        return x + memory.read_value()
+
+
+@pytest.mark.parametrize("build", [scattered, changed_twice])
+def test_other_changes_by_reference_are_refused(build: Any) -> None:
+    """Of some rows, or of what an assignment gives."""
+    with pytest.raises(UnsupportedGraph, match=r"ScatterUpdate|Assign"):
+        frozen_of(build)
+
+
+def steps_counted(x: Any) -> Any:
+    step, w = v1.train.get_or_create_global_step(), variable("w", 4, 2)
+    with tf.control_dependencies([v1.assign_add(step, 1)]):
+        return tf.matmul(x, w)
+
+
+def loss_averaged(x: Any) -> Any:
+    y = tf.matmul(x, variable("w", 4, 2))
+    average = tf.train.ExponentialMovingAverage(0.9)
+    with tf.control_dependencies([average.apply([tf.reduce_mean(y)])]):
+        return tf.identity(y)
+
+
+def metric_updated(x: Any) -> Any:
+    y = tf.matmul(x, variable("w", 4, 2))
+    with tf.control_dependencies([v1.metrics.mean(y)[1]]):
+        return tf.identity(y)
+
+
+def trained_beside(x: Any) -> Any:
+    w = variable("w", 4, 2)
+    y = tf.matmul(x, w)
+    v1.train.AdamOptimizer().minimize(tf.reduce_mean(y))
+    return y
+
+
+def averages_moved_in_training(x: Any) -> Any:
+    """A batch norm of contrib's, whose averages are moved as soon as it runs."""
+    training = v1.placeholder_with_default(False, [], name="training")
+    mean = variable("mean", 4)
+
+    def by_the_batch() -> Any:
+        found = tf.reduce_mean(x, 0)
+        with tf.control_dependencies([v1.assign_sub(mean, (mean - found) * 0.1)]):
+            return x - found
+
+    return v1.cond(training, by_the_batch, lambda: x - mean)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "build",
+    [
+        *(steps_counted, loss_averaged, metric_updated, trained_beside),
+        averages_moved_in_training,
+    ],
+)
+def test_a_change_that_no_output_sees_is_left_out(build: Any, resource: bool) -> None:
+    """What counts, averages and trains beside the forward pass, or for a flag."""
+    frozen, expected = frozen_of(build, resource=resource)
+    np.testing.assert_allclose(frozen({"x": ROWS}), expected, rtol=1e-6)
+    assert not [op for op in frozen.ops if "Assign" in op or "Variable" in op]
