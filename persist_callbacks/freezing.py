@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from persist_callbacks import exporting, paths
-from persist_callbacks.errors import PersistError
+from persist_callbacks.errors import PersistError, TensorNotFound
 from persist_callbacks.graph.cutting import cut_at, with_ports
 from persist_callbacks.graph.freeze import (
     check_names,
@@ -110,7 +110,19 @@ def _read(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Read variables from where the checkpoint keeps them."""
     places = {key: graph.stored.get(key, Stored(key)) for key in keys}
-    tensors = bundle.read(prefix, sorted({place.tensor for place in places.values()}))
+    try:
+        tensors = bundle.read(
+            prefix, sorted({place.tensor for place in places.values()})
+        )
+    except TensorNotFound as error:
+        raise TensorNotFound(
+            error.where,
+            expected="a variable that the outputs need",
+            found=error.found,
+            advice="The Saver that wrote the checkpoint did not save it: it may be a "
+            "local variable, or not in its var_list. Save again with it in var_list, "
+            f"or name a tensor behind it as an input. {error.advice}",
+        ) from error
     values = {}
     for key, place in places.items():
         part = tuple(slice(*(each or (None, None))) for each in place.part)

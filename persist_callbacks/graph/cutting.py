@@ -56,7 +56,12 @@ def cut_at(graph: InferenceGraph, inputs: Sequence[str] | None) -> InferenceGrap
         cuts[tensor] = name
     if not cuts:
         return graph
-    described = _described(graph.graph_def, cuts)
+    described = _described(
+        graph.graph_def,
+        cuts,
+        as_what="an input",
+        advice="Name what gives the model its data, an iterator's next.",
+    )
     taken = set(by_name)
     fed: dict[_Tensor, TensorInfo] = {}
     moved: dict[str, str] = {}
@@ -115,7 +120,7 @@ def feed_as_placeholders(graph_def: Any, inputs: Sequence[TensorInfo]) -> Any:
 
 
 def _described(
-    graph_def: Any, cuts: Mapping[_Tensor, str]
+    graph_def: Any, cuts: Mapping[_Tensor, str], *, as_what: str, advice: str
 ) -> dict[_Tensor, TensorInfo]:
     """Return shapes and dtypes of tensors, by what leads to them alone."""
     before = nd.empty_like(graph_def)
@@ -130,7 +135,7 @@ def _described(
     except (ValueError, tf.errors.OpError) as error:
         raise UnsupportedGraph(
             ", ".join(cuts.values()),
-            expected="inputs that this TensorFlow can tell shape and dtype of",
+            expected=f"{as_what} that this TensorFlow can tell shape and dtype of",
             found=str(error).split("\n")[0][:300],
             advice="Load the library that registers the op first.",
         ) from error
@@ -141,11 +146,11 @@ def _described(
         if tensor is None or tensor.dtype in (tf.resource, tf.variant):
             raise TensorNotFound(
                 name,
-                expected="a tensor of numbers or text, to be an input",
+                expected=f"a tensor of numbers or text, to be {as_what}",
                 found=f"output {port} of a node with {len(outputs)}"
                 if tensor is None
                 else f"a {tensor.dtype.name}",
-                advice="Name what gives the model its data, an iterator's next.",
+                advice=advice,
             )
         found[node, port] = dataclasses.replace(info_of(tensor), name=name)
     return found
@@ -199,7 +204,13 @@ def with_ports(
     result.CopyFrom(graph.graph_def)
     originals = dict(graph.original_names)
     new: dict[str, str] = {}
-    for (node, port), info in _described(graph.graph_def, ports).items():
+    described = _described(
+        graph.graph_def,
+        ports,
+        as_what="an output",
+        advice="Name the node alone for its first one, or another node.",
+    )
+    for (node, port), info in described.items():
         name = unique(f"{node}_{port}", taken)
         taken.add(name)
         new[ports[node, port]], originals[name] = name, ports[node, port]

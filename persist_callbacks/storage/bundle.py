@@ -25,6 +25,7 @@ from persist_callbacks.storage import (
     shards,
     sharing,
 )
+from persist_callbacks.storage.checkpoint_files import GO_BACK
 from persist_callbacks.storage.layout import INDEX, LARGEST
 from persist_callbacks.storage.reading import read_plain
 from persist_callbacks.storage.shards import Extent, Look, Shard, ShardWriter
@@ -46,7 +47,8 @@ _ENTRY = 64
 # A shard of the format before TensorFlow 1.0, or the name that stands for all of them.
 _OLD_SHARD = re.compile(r"(.+)(?<!\.data)-(?:\d{5}|\?{5})-of-(\d{5})")
 
-_GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
+# What TensorFlow says of its own kernels around what went wrong.
+_KERNEL = re.compile(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\]")
 
 
 def write(
@@ -248,7 +250,7 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
             raise TensorNotFound(
                 f"{_short(prefix)}: {key!r}",
                 expected="a tensor of that key",
-                found=f"{len(dtypes)} others",
+                found=f"no such tensor among {len(dtypes)}",
                 advice=f"Nearest: {', '.join(near)}." if near else "None is near.",
             )
     if not keys:
@@ -330,6 +332,16 @@ def variables(prefix: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
     )
 
 
+def is_object_based(prefix: str | os.PathLike[str]) -> bool:
+    """Whether a CKPT was written by objects, as Keras' are, and not by names alone.
+
+    Raises:
+        CheckpointDamaged: the index is missing or cannot be read.
+    """
+    check_index(prefix)
+    return bool(_open(prefix).has_tensor(OBJECT_GRAPH_KEY))
+
+
 def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
     """Prefix of the newest CKPT of a folder according to TensorFlow's own file.
 
@@ -376,7 +388,7 @@ def old_shards(path: Path) -> Path | None:
     stem = asked[1] if asked else path.name
     counts = {
         hit[2]
-        for name in (os.listdir(path.parent) if path.parent.is_dir() else ())
+        for name in names_in(path.parent)
         if (hit := _OLD_SHARD.fullmatch(name)) and hit[1] == stem
     }
     if asked:
@@ -385,6 +397,13 @@ def old_shards(path: Path) -> Path | None:
     if len(counts) != 1:
         return None
     return path.with_name(f"{stem}-?????-of-{counts.pop()}")
+
+
+def names_in(folder: Path) -> list[str]:
+    """Return the names in a folder, sorted; none of what cannot be listed."""
+    with contextlib.suppress(OSError):
+        return sorted(os.listdir(folder))
+    return []
 
 
 def stem_of(prefix: str | os.PathLike[str]) -> str:
@@ -466,7 +485,7 @@ def _check_old_shards(prefix: Path) -> None:
                 prefix,
                 expected=f"all of its {int(count)} shards",
                 found=f"no {name}",
-                advice=_GO_BACK,
+                advice=GO_BACK,
             )
 
 
@@ -487,12 +506,13 @@ def _open(prefix: str | os.PathLike[str]) -> Any:
 
 
 def _damaged(where: str, error: Exception) -> CheckpointDamaged:
-    reason = str(getattr(error, "message", error)).strip().splitlines() or [""]
+    said = _KERNEL.sub("", str(getattr(error, "message", error)))
+    reason = said.strip().splitlines() or [""]
     return CheckpointDamaged(
         where,
         expected="readable checkpoint data",
         found=f"{type(error).__name__}: {reason[0]}",
-        advice=_GO_BACK,
+        advice=GO_BACK,
     )
 
 

@@ -10,7 +10,7 @@ from persist_callbacks.errors import CheckpointDamaged
 from persist_callbacks.storage import layout
 from persist_callbacks.storage.reading import read_plain
 
-GO_BACK = "Resume from an earlier checkpoint, or restore this one from a copy."
+GO_BACK = "Use an earlier checkpoint, or restore this one from a copy."
 
 
 def require_folder(folder: Path) -> None:

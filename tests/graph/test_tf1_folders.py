@@ -153,11 +153,115 @@ def test_a_folder_without_its_checkpoint_file(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     shutil.copytree(tf1.FOLDERS / "two_variables", folder)
     (folder / "checkpoint").unlink()
-    with pytest.raises(CheckpointNotFound, match="but checkpoints: model-7"):
-        persist_callbacks.freeze(folder, tmp_path / "m.pb", outputs=["predictions"])
+    for text in (None, "garbage", 'model_checkpoint_path: "model-9"'):
+        if text is not None:
+            (folder / "checkpoint").write_text(text)
+        with pytest.raises(CheckpointNotFound) as raised:
+            persist_callbacks.freeze(folder, tmp_path / "m.pb", outputs=["predictions"])
+        assert "but checkpoints: model-7. " in str(raised.value)
+        assert raised.value.advice == f"Give one of them: {folder / 'model-7'}."
+    for part in ("index", "meta", "data-00000-of-00001"):
+        shutil.copy(folder / f"model-7.{part}", folder / f"model-10.{part}")
+    with pytest.raises(CheckpointNotFound, match=r"Give one of them: \S*/model-10\."):
+        persist_callbacks.freeze(folder, tmp_path / "m.pb")
+    (folder / "model-10.index").unlink()
+    with pytest.raises(
+        CheckpointNotFound, match=r"model-7; without its \.index: model"
+    ):
+        persist_callbacks.freeze(folder, tmp_path / "m.pb")
     persist_callbacks.freeze(
         folder / "model-7", tmp_path / "m.pb", outputs=["predictions"]
     )
+
+
+@pytest.mark.parametrize("kind", ["old_format", "old_sharded"])
+def test_the_old_format_without_its_checkpoint_file(kind: str, tmp_path: Path) -> None:
+    """It has no index, so that none is missing."""
+    shutil.copytree(tf1.FOLDERS / kind, tmp_path / "run")
+    (tmp_path / "run/checkpoint").unlink()
+    with pytest.raises(CheckpointNotFound, match=r"Give one of them: .*/run/model-7"):
+        persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb")
+
+
+def test_a_missing_index_is_named(tmp_path: Path) -> None:
+    """By the folder, the prefix and the files that are there."""
+    folder = tmp_path / "run"
+    shutil.copytree(tf1.FOLDERS / "two_variables", folder)
+    (folder / "model-7.index").unlink()
+    for name in ("", "model-7", "model-7.meta", "model-7.data-00000-of-00001"):
+        with pytest.raises(CheckpointDamaged) as raised:
+            persist_callbacks.freeze(folder / name, tmp_path / "m.pb")
+        assert raised.value.where == str(folder / "model-7")
+        assert raised.value.expected == (
+            "model-7.index beside model-7.data-00000-of-00001, model-7.meta"
+        )
+
+
+def test_a_missing_graph_is_told_by_who_wrote_the_weights(tmp_path: Path) -> None:
+    """A script of TensorFlow 1 writes it again; Keras has a way of its own."""
+    folder = tmp_path / "run"
+    shutil.copytree(tf1.FOLDERS / "two_variables", folder)
+    meta = folder / "model-7.meta"
+    meta.unlink()
+    with pytest.raises(CheckpointNotFound) as raised:
+        persist_callbacks.freeze(folder, tmp_path / "m.pb")
+    advice = f"tf.train.Saver().export_meta_graph('{meta}')."
+    assert raised.value.advice.endswith(advice)
+    with tf.Graph().as_default():
+        w = tf.compat.v1.get_variable("weights", [3, 1], use_resource=False)
+        tf.matmul(tf.compat.v1.placeholder(tf.float32, [None, 3]), w, name="y")
+        tf.compat.v1.train.Saver().export_meta_graph(str(meta))
+    assert meta.is_file()
+    tf.train.Checkpoint(x=tf.Variable(1.0)).save(str(tmp_path / "keras/model"))
+    with pytest.raises(CheckpointNotFound, match=r"resume\(\) it .* FrozenGraphExport"):
+        persist_callbacks.freeze(tmp_path / "keras", tmp_path / "m.pb")
+
+
+def test_a_saved_model_is_called_one(tmp_path: Path) -> None:
+    """The folder, its weights, and their prefix; what is advised makes a checkpoint."""
+    v1, saved, pb = tf.compat.v1, tmp_path / "saved", tmp_path / "m.pb"
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 2], name="x")
+        w = v1.get_variable("w", initializer=[2.0, 3.0])
+        y = tf.multiply(x, w, name="y")
+        session.run(v1.global_variables_initializer())
+        v1.saved_model.simple_save(session, str(saved), {"x": x}, {"y": y})
+    for name in ("", "variables", "variables/variables"):
+        with pytest.raises(CheckpointNotFound, match="a SavedModel") as raised:
+            persist_callbacks.freeze(saved / name, pb)
+        assert f"saved_model.load(session, ['serve'], '{saved}')" in str(raised.value)
+    with tf.Graph().as_default(), v1.Session() as session:
+        v1.saved_model.load(session, ["serve"], str(saved))
+        v1.train.Saver().save(session, str(tmp_path / "run/model"))
+    frozen = persist_callbacks.freeze(tmp_path / "run", pb, outputs=["y"])
+    np.testing.assert_array_equal(frozen([[1.0, 1.0]]), [[2.0, 3.0]])
+
+
+def test_a_variable_that_the_saver_left_out(tmp_path: Path) -> None:
+    """It is named, and what can be done about it."""
+    v1 = tf.compat.v1
+    with tf.Graph().as_default(), v1.Session() as session:
+        x = v1.placeholder(tf.float32, [None, 2], name="x")
+        w, b = (v1.get_variable(name, [2]) for name in ("weights", "bias"))
+        tf.add(x * w, b, name="y")
+        session.run(v1.global_variables_initializer())
+        v1.train.Saver([b]).save(session, str(tmp_path / "run/model"))
+    with pytest.raises(TensorNotFound, match=r"'weights'.* not save it.*var_list"):
+        persist_callbacks.freeze(tmp_path / "run", tmp_path / "m.pb", outputs=["y"])
+
+
+def test_damaged_weights_are_told_in_plain_words(tmp_path: Path) -> None:
+    """Without TensorFlow's own kernels, and no advice to resume what is frozen."""
+    folder = tmp_path / "run"
+    shutil.copytree(tf1.FOLDERS / "two_variables", folder)
+    data = folder / "model-7.data-00000-of-00001"
+    data.write_bytes(bytes(byte ^ 0x40 for byte in data.read_bytes()))
+    with pytest.raises(CheckpointDamaged, match="Checksum") as raised:
+        persist_callbacks.freeze(folder, tmp_path / "m.pb", outputs=["predictions"])
+    said = str(raised.value)
+    assert "{{" not in said
+    assert "[Op" not in said
+    assert raised.value.advice.startswith("Use an earlier checkpoint, or restore")
 
 
 def test_a_table_from_a_file_is_refused(tmp_path: Path) -> None:

@@ -225,7 +225,7 @@ def huge(folder: Path) -> None:
         (
             truncate,
             rf"^ckpt-000001200/{DATA}: expected 8192 bytes, "
-            r"found 4096: the file is cut short\. Resume from an earlier",
+            r"found 4096: the file is cut short\. Use an earlier",
         ),
         (extend, "found 8193: the file is longer than it was written"),
         (flip, "expected checksum xxh3_128:.*its content was changed"),
