@@ -18,8 +18,14 @@ from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.ordering import CHECKS
 
 _OLD_VARIABLES = frozenset({"Variable", "VariableV2"})
+# What hands on one of them, by reference, in TF1's loops and branches.
+_BY_REFERENCE = re.compile(r"Ref(Enter|Exit|Identity|Merge|NextIteration|Switch)")
 # In a function a reference names the producer's result, and the new op's is "output".
-_RESULT_BEFORE = {"ReadVariableOp": "value", "VarHandleOp": "resource"}
+_RESULT_BEFORE = {
+    "ReadVariableOp": "value",
+    "VarHandleOp": "resource",
+    "VarIsInitializedOp": "is_initialized",
+}
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
 _INSIDE_TABLES = "Do this step in the data pipeline, and export the model without it."
 
@@ -117,7 +123,15 @@ class Rewriter:
         if node.op in nd.BRANCHES:
             self._call(node, inputs, held, where)
             return []
+        if _BY_REFERENCE.fullmatch(node.op):
+            node.op = node.op.removeprefix("Ref")
+            return []
         source = next((value for value in inputs if value is not None), None)
+        if node.op == "IsVariableInitialized" or (
+            node.op == "VarIsInitializedOp" and source is not None
+        ):
+            _become_true(node)
+            return []
         if source is None:
             self._check(node, where)
             return []
@@ -263,6 +277,15 @@ def _become(node: Any, op: str, **attrs: Any) -> None:
     """Change a node's type and attributes, keeping its name and inputs."""
     changed = nd.make_node(op, node.name, node.input, **attrs)
     node.CopyFrom(changed)
+
+
+def _become_true(node: Any) -> None:
+    """Change what asks for a variable's value: it has the checkpoint's."""
+    # What it asked for tells where it is, if that is in a loop or branch of TF1's.
+    sources = [nd.split(reference)[0] for reference in node.input]
+    made = nd.constant(node.name, np.array(True), tf.bool)
+    made.input.extend(f"^{source}" for source in dict.fromkeys(sources))
+    node.CopyFrom(made)
 
 
 def _type(node: Any, attribute: str, default: Any) -> Any:

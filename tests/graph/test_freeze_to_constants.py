@@ -185,6 +185,21 @@ def test_other_reads() -> None:
     np.testing.assert_array_equal(run(graph, ROWS, table=table), reads(ROWS))
 
 
+def test_a_variable_is_asked_for_in_a_loop() -> None:
+    """It has the checkpoint's value; a function names the answer by its op."""
+    w = tf.Variable(3.0)
+
+    def body(y: Any) -> Any:
+        there = tf.raw_ops.VarIsInitializedOp(resource=w.handle)
+        return (tf.where(there, y * w, y),)
+
+    def asked(x: Any) -> Any:
+        return tf.while_loop(lambda y: tf.reduce_sum(y) < 99, body, (x,))[0]
+
+    graph = capture(asked, X, w=w)
+    np.testing.assert_array_equal(run(graph, ROWS, w=w), asked(ROWS))
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "int8", "bool"])
 def test_constants_are_exact_in_every_dtype(dtype: str) -> None:
     """A variable's bits are the constant's bits, whatever the dtype."""

@@ -158,3 +158,37 @@ def test_a_change_that_no_output_sees_is_left_out(build: Any, resource: bool) ->
     frozen, expected = frozen_of(build, resource=resource)
     np.testing.assert_allclose(frozen({"x": ROWS}), expected, rtol=1e-6)
     assert not [op for op in frozen.ops if "Assign" in op or "Variable" in op]
+
+
+# Variables that are asked whether they have a value.
+
+
+def initialized_value(x: Any) -> Any:
+    w = variable("w", 4, 2)
+    # What TF1's `initialized_value` makes.
+    there = v1.is_variable_initialized(w)
+    return tf.matmul(x, v1.cond(there, w.read_value, lambda: w.initial_value))
+
+
+def asked_outside(x: Any) -> Any:
+    w = variable("w", 4)
+    there = v1.is_variable_initialized(w)
+    return v1.cond(there, lambda: x * w, lambda: x) + tf.cast(there, tf.float32)
+
+
+def asked_in_a_loop(x: Any) -> Any:
+    w = variable("w", 4)
+
+    def step(y: Any) -> Any:
+        return v1.cond(v1.is_variable_initialized(w), lambda: y * w + 1, lambda: y)
+
+    return v1.while_loop(lambda y: tf.reduce_sum(y) < 40, step, [tf.abs(x)])
+
+
+@KINDS
+@pytest.mark.parametrize("build", [initialized_value, asked_outside, asked_in_a_loop])
+def test_a_variable_has_the_value_of_the_checkpoint(build: Any, resource: bool) -> None:
+    """It is not asked for any more, and what stands for none is gone."""
+    frozen, expected = frozen_of(build, resource=resource)
+    np.testing.assert_allclose(frozen({"x": ROWS}), expected, rtol=1e-5)
+    assert not [op for op in frozen.ops if "Initialized" in op or "Ref" in op]
