@@ -13,6 +13,7 @@ from persist_callbacks.errors import CheckpointDamaged
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.inference import InferenceGraph
+from persist_callbacks.graph.legacy_calls import as_partitioned_calls
 from persist_callbacks.graph.restoring import stored_variables
 from persist_callbacks.graph.saver import add_saver
 from persist_callbacks.graph.tables import filled_tables, replace_lookups
@@ -89,7 +90,7 @@ def from_meta(data: bytes, where: object) -> InferenceGraph:
 
 
 def _read(meta: Any, where: object) -> InferenceGraph:
-    graph_def = meta.graph_def
+    graph_def = as_partitioned_calls(meta.graph_def)
     signature = meta.signature_def.get(_SIGNATURE)
     order = _order(meta, signature, where)
     by_name = {node.name: node for node in graph_def.node}

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.framework import function
 
 from persist_callbacks.errors import UnsupportedGraph
 from persist_callbacks.graph.freeze import freeze, take_defaults
@@ -192,3 +193,42 @@ def test_a_variable_has_the_value_of_the_checkpoint(build: Any, resource: bool) 
     frozen, expected = frozen_of(build, resource=resource)
     np.testing.assert_allclose(frozen({"x": ROWS}), expected, rtol=1e-5)
     assert not [op for op in frozen.ops if "Initialized" in op or "Ref" in op]
+
+
+# Calls by the functions' own names.
+
+
+def called_in_a_call(x: Any) -> Any:
+    @function.Defun(tf.float32)
+    def inner(a: Any) -> Any:
+        return a * tf.sigmoid(a), a + 1.0
+
+    @function.Defun(tf.float32)
+    def outer(a: Any) -> Any:
+        first, second = inner(a)
+        return first - second, inner(second)[1]
+
+    first, second = outer(tf.matmul(x, variable("w", 4, 3)))
+    return first + 2.0 * second
+
+
+def called_in_a_loop(x: Any) -> Any:
+    @function.Defun(tf.float32)
+    def halved(a: Any) -> Any:
+        return a * 0.5
+
+    w = variable("w", 4)
+    return v1.while_loop(
+        lambda y: tf.reduce_sum(y) > 1,
+        lambda y: tf.ensure_shape(halved(y), y.shape),
+        [tf.abs(x * w)],
+    )
+
+
+@KINDS
+@pytest.mark.parametrize("build", [called_in_a_call, called_in_a_loop])
+def test_functions_called_by_their_own_names(build: Any, resource: bool) -> None:
+    """TF1's `Defun` makes an op of each; within functions results have names."""
+    frozen, expected = frozen_of(build, resource=resource)
+    np.testing.assert_allclose(frozen({"x": ROWS}), expected, rtol=1e-5)
+    assert {op for op in frozen.ops if "Call" in op} == {"PartitionedCall"}
