@@ -340,9 +340,12 @@ def refusal(node: Any, where: str) -> UnsupportedGraph:
         where: the function it is in; empty in the graph itself.
     """
     place = f"{node.name} ({node.op})" + (f" in {where}" if where else "")
-    if "Assign" in node.op:
+    if re.search("Assign|Apply|Scatter", node.op):
         found = "a variable that inference changes"
-        advice = "Export the layer with stateful=False, so that it keeps no state."
+        advice = (
+            "Name outputs that do not wait for that, or build the model so that it "
+            "keeps no state, as a Keras layer does with stateful=False."
+        )
     elif node.op in _PYTHON:
         found = "Python code"
         advice = "Write the step in TensorFlow or keras.ops."
