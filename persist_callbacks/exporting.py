@@ -25,8 +25,9 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.graph import frozen as frozen_graphs
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.batch_norms import norms_by_batch
 from persist_callbacks.graph.batching import fix_batch, known_sizes
-from persist_callbacks.graph.canonical import canonical, in_order, serialize
+from persist_callbacks.graph.canonical import canonical, serialize
 from persist_callbacks.graph.compare import Comparison, generate
 from persist_callbacks.graph.cutting import feed_as_placeholders
 from persist_callbacks.graph.freeze import (
@@ -219,20 +220,7 @@ def _refuse_reaching_out(graph_def: Any) -> None:
 
 def _warn_of_training(graph_def: Any) -> None:
     """Tell of what a graph has that was built to be trained, as TF1's scripts do it."""
-    batch = [
-        node.name
-        for node in graph_def.node
-        if node.op.startswith("FusedBatchNorm")
-        and ("is_training" not in node.attr or node.attr["is_training"].b)
-    ]
-    # A branch may be that of the training.
-    before = in_order(graph_def.node, batch)
-    after_switch: set[str] = set()
-    for node in before:
-        sources = {nd.split(reference)[0] for reference in node.input}
-        if node.op == "Switch" or sources & after_switch:
-            after_switch.add(node.name)
-    told = [name for name in batch if name not in after_switch]
+    told = norms_by_batch(graph_def)
     if told:
         _tell_of_training("normalizes by the batch that it is given", told)
 

@@ -330,6 +330,12 @@ def test_an_output_that_is_not_a_nodes_first(tmp_path: Path) -> None:
             )[0],
             "normalizes by the batch",
         ),
+        (
+            lambda x, w: tf.nn.batch_normalization(
+                x @ w, *tf.nn.moments(x @ w, [0]), None, None, 1e-3
+            ),
+            "normalizes by the batch",
+        ),
     ],
 )
 def test_a_graph_that_trains_is_told_of(
