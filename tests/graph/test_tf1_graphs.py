@@ -14,6 +14,7 @@ import tensorflow as tf
 from tensorflow.python.framework import function
 
 from persist_callbacks.errors import UnsupportedGraph
+from persist_callbacks.graph.candidates import likely_outputs
 from persist_callbacks.graph.freeze import freeze, take_defaults
 from persist_callbacks.graph.frozen import FrozenGraph, from_graph_def
 from persist_callbacks.graph.meta import from_meta
@@ -232,3 +233,51 @@ def test_functions_called_by_their_own_names(build: Any, resource: bool) -> None
     frozen, expected = frozen_of(build, resource=resource)
     np.testing.assert_allclose(frozen({"x": ROWS}), expected, rtol=1e-5)
     assert {op for op in frozen.ops if "Call" in op} == {"PartitionedCall"}
+
+
+# What is listed of a graph that trains.
+
+
+def squared_difference(y: Any, target: Any) -> Any:
+    return tf.reduce_mean(tf.math.squared_difference(y, target), name="loss")
+
+
+def square_of_difference(y: Any, target: Any) -> Any:
+    return tf.reduce_sum(tf.square(target - y), name="loss")
+
+
+def power_of_difference(y: Any, target: Any) -> Any:
+    return tf.reduce_mean((y - target) ** 2, name="loss")
+
+
+@pytest.mark.parametrize(
+    "loss", [squared_difference, square_of_difference, power_of_difference]
+)
+def test_what_a_squared_loss_is_of_is_likely(loss: Any) -> None:
+    """Ahead of the loss; a norm's squares are of the model's own."""
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        target = v1.placeholder(tf.int32, [None, 3], name="target")
+        h = tf.matmul(x, variable("w", 4, 3))
+        mean, spread = v1.nn.moments(h, [1], keep_dims=True)
+        h = tf.nn.batch_normalization(h, mean, spread, None, None, 1e-3)
+        y = tf.add(h, variable("b", 3), name="predictions")
+        v1.train.AdamOptimizer().minimize(loss(y, tf.cast(target, tf.float32)))
+    found = likely_outputs(graph.as_graph_def(), ["x", "target"])
+    assert found == ["predictions", "loss"]
+
+
+def test_metrics_and_checks_are_not_likely() -> None:
+    """Neither what they count nor what they look at; what they are of is."""
+    with tf.Graph().as_default() as graph:
+        x = v1.placeholder(tf.float32, [None, 4], name="x")
+        label = v1.placeholder(tf.int64, [None], name="label")
+        y = tf.nn.softmax(tf.matmul(x, variable("w", 4, 3)), name="predictions")
+        checks = [v1.assert_less(label, np.int64(3)), v1.assert_non_negative(y)]
+        best = tf.argmax(y, 1, name="best")
+        with tf.control_dependencies(checks):
+            v1.metrics.accuracy(label, best)
+        v1.metrics.mean(y)
+    found = likely_outputs(graph.as_graph_def(), ["x", "label"])
+    # Whether the best is right needs the label too, and so comes after both.
+    assert found == ["best", "predictions", "Cast"]
