@@ -168,7 +168,14 @@ def _set_state(generator: Any, values: Any) -> bool:
             generator.set_state(_unwords(values))
         else:
             generator.setstate(values)
-    except (TypeError, ValueError, KeyError, tf.errors.OpError):
+    except (
+        TypeError,
+        ValueError,
+        LookupError,
+        AttributeError,
+        OverflowError,
+        tf.errors.OpError,
+    ):
         return False
     return True
 

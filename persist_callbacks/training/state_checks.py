@@ -61,6 +61,8 @@ def check(state: TrainingState) -> None:
     _check_random(state.random, "random")
     if data.random is not None:
         _check_random(data.random, "data.random")
+    _check_own(data.own, "data.own")
+    _check_own(data.validation_own, "data.validation_own")
     _require_values(state.last_logs, "last_logs", arrays=False)
     for saved in state.callbacks:
         is_history = saved.kind == "History"
@@ -88,6 +90,20 @@ def _require_values(value: Any, name: str, *, arrays: bool) -> None:
         raise ValueError(f"{name}: {error}") from error
     except (OverflowError, MemoryError, RecursionError) as error:
         raise ValueError(f"{name}: {type(error).__name__}") from error
+
+
+def _check_own(record: Mapping[str, Any] | None, name: str) -> None:
+    """Look at the record of a data set's own state, see `python_data`."""
+    if record is None:
+        return
+    _require_values(record, name, arrays=False)
+    if "state" in record:
+        return
+    if not isinstance(record.get("generators"), dict):
+        raise ValueError(f"{name}: no record of generators")
+    # An older version has left it out.
+    if not isinstance(json_values.decode(record.get("counted", {})), dict):
+        raise ValueError(f"{name}: no record of what was counted")
 
 
 def _check_history(history: Any) -> None:

@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 
 from persist_callbacks.errors import ArgumentError
-from persist_callbacks.training import python_data
+from persist_callbacks.training import json_values, python_data
 
 
 class Noise:
@@ -113,6 +113,22 @@ def test_a_state_of_another_kind_is_left_out():
             "Augments has not the generator seeds that it had",
             "Augments has not the generator generator that it had",
         ]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, 3, [], (), {}, {"bit_generator": "PCG64"}, (3, (2**70,) * 625, None)],
+)
+def test_a_state_that_is_none_of_a_generator_is_left_out(wrong):
+    """As a file may have it that was made to be read."""
+    data = Rows(np.random.RandomState(1), np.random.default_rng(1))
+    paths = ["other.random", "noise.rng", "sources.0", "sources.1"]
+    wrong = json_values.encode(wrong, where="x")
+    saved = {"generators": dict.fromkeys(paths, wrong)}
+    left_out = python_data.restore(data, saved)
+    assert left_out == [
+        f"Rows has not the generator {path} that it had" for path in paths
+    ]
 
 
 def test_what_a_trained_network_draws_by_is_not_the_datas():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import dataclasses
 import json
 
 import pytest
@@ -112,3 +114,37 @@ def test_damaged(change, found):
         CheckpointDamaged, match=rf"^ckpt/state: expected a training state.*{found}"
     ):
         training_state.from_json(text.encode(), "ckpt/state")
+
+
+NOTHING_DRAWN = {"version": 3, "words": base64.b64encode(bytes(4 * 625)).decode()}
+RANDOM = {"python": NOTHING_DRAWN, "numpy": None, "tensorflow": None}
+
+
+@pytest.mark.parametrize("field", ["own", "validation_own"])
+@pytest.mark.parametrize(
+    "record",
+    [
+        {},
+        {"counted": {}},
+        {"generators": ["rng"]},
+        {"generators": None},
+        {"generators": {"rng": {"$numpy": ["float32"]}}},
+        {"generators": {"rng": {"$tensor": "loss/kernel"}}},
+        {"generators": {}, "counted": ["n"]},
+        {"generators": {}, "counted": {"$float": "1.5"}},
+        {"generators": {}, "counted": None},
+        {"state": {"$array": ["int32", [2], [1]]}},
+    ],
+)
+def test_a_data_sets_own_state_that_is_none(field, record):
+    """Made to be read: found before anything is put back."""
+    sound = dataclasses.replace(SIMPLE, random=RANDOM)
+    replay = DataPosition("replay", 2, Passed())
+    for good in (None, {"state": [1]}, {"generators": {}}):
+        data = dataclasses.replace(replay, **{field: good})
+        written = training_state.to_json(dataclasses.replace(sound, data=data))
+        training_state.load(written, "ckpt/state")
+    data = dataclasses.replace(replay, **{field: record})
+    written = training_state.to_json(dataclasses.replace(sound, data=data))
+    with pytest.raises(CheckpointDamaged, match=rf"ckpt/state: .*data\.{field}: "):
+        training_state.load(written, "ckpt/state")
