@@ -26,6 +26,7 @@ SPREAD = (
     "validation goes on",
     "tf.random.Generator in map",
     "PyDataset shuffles itself",
+    "PyDataset counts in an array",
     "Python generator",
     "stateful RNN",
     "mixed_float16, loss scale",

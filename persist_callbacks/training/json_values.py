@@ -66,7 +66,9 @@ def encode(value: Any, *, where: str, arrays: dict[str, Any] | None = None) -> A
         if array.ndim == 0:
             return encode(array[()], where=where)
         if array.dtype.kind in "biuf":
-            items = encode(array.tolist(), where=where)
+            items = array.tolist()
+            if not np.isfinite(array).all():
+                items = encode(items, where=where)
             return {_INLINE: [array.dtype.name, list(array.shape), items]}
     raise _unfit(value, where)
 

@@ -86,14 +86,12 @@ def restore(dataset: Any, record: dict[str, Any]) -> list[str]:
         generator = here.pop(path, None)
         if generator is None or not _set_state(generator, values):
             left_out.append(f"{name} has not the generator {path} that it had")
-    counting = counted_attributes.take(dataset)
     # An older version took none.
-    for attribute, number in json_values.decode(record.get("counted", {})).items():
-        if attribute in counting and isinstance(number, (int, float)):
-            setattr(dataset, attribute, number)
-        else:
-            left_out.append(f"{name} does not count in {attribute} any more")
-    return left_out
+    counted = json_values.decode(record.get("counted", {}))
+    return left_out + [
+        f"{name} does not count in {attribute} any more"
+        for attribute in counted_attributes.put_back(dataset, counted)
+    ]
 
 
 def generators(dataset: Any) -> Iterator[tuple[str, Any]]:

@@ -284,6 +284,9 @@ DATA = {
     "PyDataset augments, own methods": Combination(
         fit=feed(lambda: feeds.Counting("augment", workers=1), shuffle=False)
     ),
+    "PyDataset counts in an array": Combination(
+        fit=feed(lambda: feeds.Visiting(workers=1), shuffle=False)
+    ),
     "PyDataset for validation": Combination(
         fit=arrays(validation_data=feeds.Batches(workers=1))
     ),

@@ -268,6 +268,22 @@ class Counting(Batches):
         self._assign(ast.literal_eval(state["words"]))
 
 
+class Visiting(Batches):
+    """Fades each row by how often it was given, and all by how many batches were."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.visits = np.zeros(ROWS, "int32")
+        self.stage = {"n": 0}
+
+    def __getitem__(self, index: int) -> Any:
+        x, y = super().__getitem__(index)
+        chosen = self.order[index * BATCH : (index + 1) * BATCH]
+        self.visits[chosen] += 1
+        self.stage["n"] += 1
+        return x / self.visits[chosen][:, None] + 0.01 * self.stage["n"], y
+
+
 class _Hidden:
     def __init__(self, draw: Callable[[Any], Any]) -> None:
         self.standard_normal = draw

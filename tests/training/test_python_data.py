@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections import Counter
 
 import keras
 import numpy as np
@@ -226,6 +227,70 @@ def test_what_a_data_set_counts_in_goes_on():
         "Rows does not count in seen any more",
         "Rows does not count in total any more",
     ]
+
+
+class Visiting:
+    """A data set that counts in items of what it holds."""
+
+    def __init__(self, rows=6):
+        self.visits = np.zeros(rows, "int32")
+        self.mean = np.zeros(2)
+        self.stage, self.seen, self.names = {"n": 0}, Counter(), [0.0, "a"]
+        self.cache, self.buffer, self.fresh = {}, np.zeros(3), [0]
+        self.nested = {}
+
+    def __getitem__(self, index):
+        self.visits[index] += 1
+        np.add.at(self.mean, [1, 1], index + 0.1)
+        self.stage["n"] = self.stage["n"] + 1
+        self.seen[index] += 1
+        self.names[0] += 0.5
+        self.cache[index] = index
+        self.buffer[:] = index
+        self.buffer[1:] += 1
+        self.fresh = [index]
+        self.fresh[0] += 1
+        if self.nested:
+            self.nested["a"]["n"] += 1
+
+
+COUNTED = ("visits", "mean", "stage", "seen", "names", "nested")
+
+
+def test_what_it_counts_in_items_goes_on():
+    """In arrays, dicts and lists, which others may hold too; a cache is left alone."""
+    first = Visiting()
+    for index in (1, 1, 4):
+        first[index]
+    saved = json.loads(json.dumps(python_data.capture(first)))
+    assert sorted(saved["counted"]) == sorted([*COUNTED, "buffer"])
+    first[5]
+    second = Visiting()
+    held = vars(second).copy()
+    assert python_data.restore(second, saved) == []
+    second[5]
+    for name in COUNTED:
+        assert getattr(second, name) is held[name]
+        assert repr(getattr(second, name)) == repr(getattr(first, name))
+    assert second.cache == {5: 5}
+
+
+def test_counts_of_another_kind_are_left_out():
+    """Of another shape or type, or what a file that was made has in their place."""
+    saved = python_data.capture(Visiting(7))
+    second = Visiting()
+    second.stage, second.names, second.seen["a"] = [1], {"b": 1}, 1
+    assert python_data.restore(second, saved) == [
+        "Visiting does not count in names any more",
+        "Visiting does not count in stage any more",
+        "Visiting does not count in visits any more",
+    ]
+    for wrong in (None, 3, "ab", [[1]], {"n": []}):
+        counted = dict.fromkeys(COUNTED, wrong)
+        left_out = python_data.restore(
+            Visiting(), {"generators": {}, "counted": counted}
+        )
+        assert "Visiting does not count in visits any more" in left_out
 
 
 def test_a_data_set_without_source():
