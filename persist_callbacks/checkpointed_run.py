@@ -38,7 +38,9 @@ from persist_callbacks.training import (
     callback_state,
     data_position,
     model_building,
+    randomness,
     settings,
+    variables,
 )
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
@@ -286,6 +288,8 @@ class CheckpointedRun:
         # Tracing takes a second or so, which would be felt at the first checkpoint.
         self._meta_graph()
         self._forgotten = callback_state.ForgottenState(self._siblings())
+        if self._fit is not None:
+            self._fit.data.watch(self._ids_of_saved)
         recovery = self._recovery
         if recovery is None:
             if self._fit is not None:
@@ -637,6 +641,7 @@ class CheckpointedRun:
             # first one nobody could count it.
             ended = passed.validation_epochs
             validation.count_epochs(ended + bool(ended))
+            validation.watch(self._ids_of_saved)
         if self._recovery is None and self._interruptions.is_listening:
             data = self._fit.data
             self._held = self._saver.take_in_case(
@@ -703,6 +708,8 @@ class CheckpointedRun:
             # Metrics and callbacks have seen the end of an epoch that has none: no
             # checkpoint of it would be exact, and the last one is.
             self._cut_short = known is not None and self._batch < known
+        for data in self._watched():
+            data.callbacks_end_epoch()
         self._epoch, self._batch = epoch + 1, 0
         self._epoch_ended, self._score = True, self._score_of(logs)
         self._epoch_seconds = time.monotonic() - self._epoch_began_at
@@ -871,6 +878,23 @@ class CheckpointedRun:
                 PersistWarning,
                 stacklevel=2,
             )
+        found = {name for data in self._watched() for name in data.forgotten()}
+        if found:
+            warnings.warn(
+                "The state of these attributes of the data is not saved: "
+                f"{', '.join(sorted(found))}. Give the data get_state() and "
+                "set_state(state), with values that JSON can hold.",
+                PersistWarning,
+                stacklevel=2,
+            )
+
+    def _watched(self) -> list[FitData]:
+        data = None if self._fit is None else self._fit.data
+        return [each for each in (data, self._validation) if each is not None]
+
+    def _ids_of_saved(self) -> set[int]:
+        live = variables.collect(self._model, randomness.seed_variables())
+        return {id(item.variable) for item in live}
 
     def _epoch_seconds_left(self) -> float | None:
         known = self._loop.batches_per_epoch

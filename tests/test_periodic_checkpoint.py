@@ -473,6 +473,83 @@ def test_callbacks_that_hold_state_nobody_saves_are_named_once(tmp_path):
     ]
 
 
+class Growing(keras.utils.PyDataset):
+    """Rows in the order that they are told, the harder the later."""
+
+    def __init__(self):
+        super().__init__()
+        self.x, self.y = data()
+        self.difficulty, self.order, self.seen = 1, np.arange(len(self.x)), 0
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        self.seen += 1
+        rows = self.order[index::4]
+        return self.x[rows] * self.difficulty, self.y[rows]
+
+    def on_epoch_end(self):
+        np.random.shuffle(self.order)
+
+
+class Counted(Growing):
+    """One that keeps its state itself."""
+
+    def get_state(self):
+        return {"difficulty": self.difficulty}
+
+    def set_state(self, state):
+        self.difficulty = state["difficulty"]
+
+
+class Hardens(keras.callbacks.Callback):
+    """Makes data harder at an epoch's end."""
+
+    def __init__(self, *given):
+        super().__init__()
+        self.given = given
+
+    def on_epoch_end(self, epoch, logs=None):
+        for each in self.given:
+            each.difficulty += 1
+
+
+def test_what_a_callback_changes_in_data_is_named_once(tmp_path):
+    """In training and validation data without the two methods, by its name."""
+
+    class Held(Growing):
+        pass
+
+    messages = []
+    for kind in (Growing, Counted):
+        given, held = kind(), Held()
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            linear().fit(
+                given,
+                epochs=4,
+                verbose=0,
+                validation_data=held,
+                callbacks=[
+                    ours(tmp_path / kind.__name__, every_steps=2),
+                    Hardens(given, held),
+                ],
+            )
+        messages.append(
+            [str(w.message) for w in caught if w.category is PersistWarning]
+        )
+    text = (
+        "The state of these attributes of the data is not saved: {}. Give the data "
+        "get_state() and set_state(state), with values that JSON can hold."
+    )
+    held_name = f"{Held.__qualname__}.difficulty"
+    assert messages == [
+        [text.format(f"Growing.difficulty, {held_name}")],
+        [text.format(held_name)],
+    ]
+
+
 def own_loop(model, callback, *others, epochs=3, crash=None):
     """A loop as users write it, with a GradientTape and Keras' CallbackList."""
     x, y = data()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -107,6 +107,7 @@ class FitData:
         self._shuffle = shuffle
         self.given = given
         self._epochs = 0
+        self._forgotten: python_data.ForgottenChanges | None = None
         self._calls_python: bool | None = None
         self._drawn_from: weakref.ref[Any] | None = None
 
@@ -480,6 +481,8 @@ class FitData:
         def told() -> None:
             self._epochs += 1
             tell()
+            if self._forgotten is not None:
+                self._forgotten.own_part_ends()
 
         adapter.on_epoch_end = told
         data = self._source._distributed_dataset
@@ -491,6 +494,25 @@ class FitData:
                 begin()
 
             adapter.on_epoch_begin = begin_after
+
+    def watch(self, saved: Callable[[], Collection[int]]) -> None:
+        """Look from now on for what changes in the data and is not put back.
+
+        Args:
+            saved: gives the ids of the variables that are saved with the model.
+        """
+        data = self._py_dataset
+        if data is not None and not python_data.has_protocol(data):
+            self._forgotten = python_data.ForgottenChanges(data, saved)
+
+    def callbacks_end_epoch(self) -> None:
+        """Take note that every callback was told of an epoch's end."""
+        if self._forgotten is not None:
+            self._forgotten.others_part_ends()
+
+    def forgotten(self) -> list[str]:
+        """Name what has changed in the data and is not put back, once."""
+        return [] if self._forgotten is None else self._forgotten.found()
 
 
 def _shuffles_in_a_thread(adapter: Any) -> bool:

@@ -78,6 +78,16 @@ def changed(
     return list(found)
 
 
+def sample(array: Any) -> Print:
+    """Take a print of a large array, by some of its items.
+
+    Args:
+        array: NumPy's own, in memory.
+    """
+    few = array.flat[:: max(1, array.size // _LONGEST)]
+    return Print((array.shape, None if array.dtype.hasobject else few.tobytes()))
+
+
 def inner(variable: Any) -> Any:
     """Return TensorFlow's variable: of Keras' one, what is in it."""
     value = getattr(variable, "value", variable)

@@ -3,14 +3,15 @@
 A data set with ``get_state() -> dict`` and ``set_state(dict)`` is put back by them, as
 a callback is. Of any other, the random generators that it holds are put back, those of
 Keras layers that it augments by among them, and the numbers that it counts in; what it
-shuffles by them at an epoch's end is made up for by ending as many epochs.
+shuffles by them at an epoch's end is made up for by ending as many epochs. What others
+change in it, as a callback that makes it harder, is not.
 """
 
 from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -18,7 +19,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from persist_callbacks.training import counted_attributes, json_values
+from persist_callbacks.training import counted_attributes, json_values, prints
 from persist_callbacks.training.randomness import HOLDERS
 from persist_callbacks.training.variables import layers_of
 
@@ -94,6 +95,79 @@ def restore(dataset: Any, record: dict[str, Any]) -> list[str]:
     ]
 
 
+class ForgottenChanges:
+    """Finds what changes in a data set without the two methods, and is not put back.
+
+    From when it was told of an epoch's end until the callbacks were, nobody but others
+    changes it. What changes at other times too, as an order or a cache does, is its
+    own; of that, what it counts in is found if it is not put back.
+
+    Args:
+        dataset: the user's ``PyDataset``, as training begins.
+        saved: gives the ids of the variables that are saved with the model.
+    """
+
+    def __init__(self, dataset: Any, saved: Callable[[], Collection[int]]) -> None:
+        self._dataset = dataset
+        self._saved = saved
+        self._own: set[str] = set()
+        self._by_others: set[str] = set()
+        self._lost: set[str] = set()
+        self._named: set[str] = set()
+        self._put_back = tuple(f"{path}." for path, _ in generators(dataset))
+        self._then = self._prints()
+
+    def own_part_ends(self) -> None:
+        """Note what has changed as it was drawn from and told of epochs."""
+        changed = self._changed()
+        self._own |= changed
+        self._lost |= changed & counted_attributes.not_taken(self._dataset)
+
+    def others_part_ends(self) -> None:
+        """Note what has changed since."""
+        # What was not there may have been looked up, as a list of all labels.
+        there = {
+            path.split("/")[0]
+            for path, part in self._then.items()
+            if part.content is not None
+        }
+        self._by_others |= self._changed() & there
+
+    def found(self) -> list[str]:
+        """Name such attributes, each once and never again."""
+        fresh = (self._by_others - self._own) | self._lost
+        fresh -= self._named
+        if fresh:
+            fresh -= counted_attributes.take(self._dataset).keys()
+        self._named |= fresh
+        return [f"{type(self._dataset).__qualname__}.{name}" for name in sorted(fresh)]
+
+    def _changed(self) -> set[str]:
+        before, self._then = self._then, self._prints()
+        if not (changed := prints.changed(before, self._then)):
+            return set()
+        if any(part.variable is not None for part in before.values()):
+            # To list them takes its time.
+            changed = prints.changed(before, self._then, self._saved())
+        return set(changed)
+
+    def _prints(self) -> dict[str, prints.Print]:
+        found = {
+            path: part
+            for path, part in prints.take(self._dataset).items()
+            if not f"{path.replace('/', '.')}.".startswith(self._put_back)
+        }
+        for name, value in list(vars(self._dataset).items()):
+            # Of a large array, as an order of all rows, a print has the shape alone.
+            # What is mapped to a file is not read.
+            if type(value) is np.ndarray and found[name].content == value.shape:
+                found[name] = prints.sample(value)
+        if getattr(self._dataset, "use_multiprocessing", False):
+            # Its own part is done elsewhere: a cache is filled here by others alone.
+            return {path: part for path, part in found.items() if "/" not in path}
+        return found
+
+
 def generators(dataset: Any) -> Iterator[tuple[str, Any]]:
     """Find the random generators that an object holds, with the paths to them."""
     yield from _generators_in(dataset, "", _DEPTH, set())
@@ -124,7 +198,8 @@ def _generators_in(
         return
     parts: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
-        parts = [(key, item) for key, item in value.items() if isinstance(key, str)]
+        pairs = list(value.items())
+        parts = [(key, item) for key, item in pairs if isinstance(key, str)]
     elif isinstance(value, (list, tuple)) and len(value) <= 100:
         parts = list(enumerate(value))
     elif hasattr(value, "__dict__"):

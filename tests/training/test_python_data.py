@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
+from threading import Lock
 
 import keras
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from persist_callbacks.errors import ArgumentError
-from persist_callbacks.training import json_values, python_data
+from persist_callbacks.training import json_values, prints, python_data
 
 
 class Noise:
@@ -291,6 +292,105 @@ def test_counts_of_another_kind_are_left_out():
             Visiting(), {"generators": {}, "counted": counted}
         )
         assert "Visiting does not count in visits any more" in left_out
+
+
+def forgotten(data, *variables):
+    ids = {id(prints.inner(each)) for each in variables}
+    return python_data.ForgottenChanges(data, lambda: ids)
+
+
+class Curriculum(Visiting):
+    """A data set that a callback has its part in."""
+
+    def __init__(self):
+        super().__init__()
+        self.difficulty, self.hard, self.labels, self.last = 1, [], None, 0
+        self.order, self.indexes = np.arange(50_000), np.arange(50_000)
+        self.noise, self.rate = Noise(), tf.Variable(0.5)
+        self.noise.strength, self.lock = 0.2, Lock()
+
+    def on_epoch_end(self):
+        self.noise.rng.shuffle(self.indexes)
+
+
+def epoch_of(data, watch, change=lambda data: None):
+    """What happens in an epoch, and what is found after it."""
+    data[0]
+    data.last += 1
+    data.on_epoch_end()
+    watch.own_part_ends()
+    change(data)
+    watch.others_part_ends()
+    return watch.found()
+
+
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        (lambda data: setattr(data, "difficulty", data.difficulty + 1), "difficulty"),
+        (lambda data: data.hard.append(0.3), "hard"),
+        (lambda data: setattr(data, "order", data.order[::-1]), "order"),
+        (lambda data: np.random.default_rng(1).shuffle(data.order), "order"),
+        (lambda data: setattr(data.noise, "strength", 0.1), "noise"),
+        (lambda data: data.rate.assign_add(0.1), "rate"),
+    ],
+)
+def test_what_others_change_is_named_once(change, name):
+    """In the first epoch that they do it in, and from then on no more."""
+    data = Curriculum()
+    watch = forgotten(data)
+    assert epoch_of(data, watch) == []
+    assert epoch_of(data, watch, change) == [f"Curriculum.{name}"]
+    assert epoch_of(data, watch, change) == []
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.on_epoch_end(),
+        lambda data: data[3],
+        lambda data: setattr(data, "labels", [1, 2]),
+        lambda data: setattr(data, "more", [1, 2]),
+        lambda data: setattr(data, "last", 0),
+        lambda data: data.noise.rng.normal(),
+        lambda data: data.visits.fill(7),
+        lambda data: data.rate.assign_add(0.1),
+    ],
+)
+def test_what_is_put_back_or_its_own_is_not_named(change):
+    """Nor what was looked up in it, nor a variable of the model's."""
+    data = Curriculum()
+    watch = forgotten(data, data.rate)
+    for _ in range(2):
+        assert epoch_of(data, watch, change) == []
+
+
+def test_what_is_too_large_to_be_put_back_is_named():
+    """And what is not flat; not what each batch sets."""
+    data = Curriculum()
+    data.visits, data.buffer = np.zeros(50_000), np.zeros((50_000, 3))
+    data.seen, data.nested = Counter(range(5000)), {"a": {"n": 0}}
+    watch = forgotten(data)
+
+    def all_rows(data):
+        for index in range(0, 50_000, 7):
+            data[index]
+
+    all_rows(data)
+    names = ["nested", "seen", "visits"]
+    assert epoch_of(data, watch) == [f"Curriculum.{name}" for name in names]
+    assert epoch_of(data, watch) == []
+
+
+def test_a_cache_that_workers_fill_in_other_processes():
+    """Here it is filled by a callback that asks for a batch."""
+    data = Curriculum()
+    data.use_multiprocessing = True
+    watch = forgotten(data)
+    watch.own_part_ends()
+    data.cache[3], data.difficulty = 3, 2
+    watch.others_part_ends()
+    assert watch.found() == ["Curriculum.difficulty"]
 
 
 def test_a_data_set_without_source():
