@@ -42,7 +42,7 @@ def trace_live(
     # A graph reads a variable that replicas hold by the part of the first.
     keys = {
         id(variables.first_part(item.variable)): item.info.key
-        for item in variables.collect(model, randomness.seed_variables())
+        for item in variables.collect(model, randomness.seed_variables(), held=False)
     }
     # Tracing may draw seeds; training with and without us shall be the same.
     seeds = randomness.capture()

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import FunctionType, ModuleType
 from typing import Any, Literal, get_args
@@ -26,6 +26,8 @@ _STRUCTURAL: tuple[Role, ...] = ("model", "optimizer")
 # How far a user's optimizers and variables are looked for below a model's attributes.
 _DEPTH, _LONGEST = 3, 1000
 _PLAIN = (str, bytes, int, float, bool, type(None), type, FunctionType, ModuleType)
+# What may be held by an object of the user's without being a part of the model.
+_HELD = (keras.Layer, keras.Metric)
 _LIBRARIES = ("keras", "tensorflow", "numpy", "builtins", "collections", "functools")
 
 
@@ -104,19 +106,47 @@ def optimizers_of(model: Any) -> list[Any]:
     return list(unique.values())
 
 
-def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVariable]:
+def collect(
+    model: Any, seeds: Sequence[tuple[str, Any]] = (), *, held: bool = True
+) -> list[LiveVariable]:
     """List every variable that training changes, in an order fixed by structure.
 
     Args:
         model: the Keras model.
         seeds: further variables by name, such as the state of a global generator.
+        held: whether those are wanted of layers and metrics that are held by objects
+            of the user's own and are no parts of the model.
 
     Returns:
         Model, optimizer, metric and seed variables, then ``tf.Variable`` objects that
-        Keras itself does not track and what hangs on the model's parts in objects of
-        the user's own, then the parts of variables that are distributed over replicas.
+        Keras itself does not track, what hangs on the model's parts in objects of
+        the user's own, and what layers and metrics have that such objects hold, then
+        the parts of variables that are distributed over replicas.
         Keys are unique and depend on the architecture only, not on what
         else was built in the process.
+    """
+    live = _collect(model, seeds, set() if held else None)
+    replicas = {
+        f"replicas/{number}/{item.info.key}": replica
+        for item in live
+        for number, replica in _replicas(item.variable)
+    }
+    return live + [
+        LiveVariable(_describe(key, "replica", replica), replica)
+        for key, replica in replicas.items()
+    ]
+
+
+def _collect(
+    model: Any, seeds: Sequence[tuple[str, Any]], entered: set[int] | None
+) -> list[LiveVariable]:
+    """List the variables of a model, or of a layer, but for parts of replicas.
+
+    Args:
+        model: the model or layer.
+        seeds: further variables by name.
+        entered: ids of layers and metrics that are listed elsewhere, to which those
+            that are listed here are added; None to leave out what is held.
     """
     names = _canonical_layer_names(model)
     owners = _seed_owners(model)
@@ -132,12 +162,7 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
         seen.add(id(inner))
         unique = next(k for k in _numbered(key) if k not in taken)
         taken.add(unique)
-        # One that may have any shape has that of its present value.
-        known = inner.shape.is_fully_defined()
-        sizes = inner.shape if known else inner.read_value().shape
-        shape = tuple(int(size) for size in sizes)
-        info = VariableInfo(unique, role, shape, tf.as_dtype(inner.dtype).name)
-        live.append(LiveVariable(info, inner))
+        live.append(LiveVariable(_describe(unique, role, inner), inner))
 
     for variable in model.variables:
         owner = owners.get(id(variable))
@@ -157,17 +182,40 @@ def collect(model: Any, seeds: Sequence[tuple[str, Any]] = ()) -> list[LiveVaria
             add("metric", f"metrics/{variable.path}", variable)
     for key, variable in seeds:
         add("seed", key, variable)
-    for name, variable in _untracked(model, seen):
+    reached = _attributes(model)
+    for name, variable in _untracked(model, reached, seen):
         key = _canonical_path(name, model.name, names)
         add("other", f"other/{key or 'variable'}", variable)
-    for metric in _metrics_of(model):
-        for name, variable in _hanging_on(metric, metric.name):
+    metrics = _metrics_of(model)
+    of_metrics = [
+        pair for metric in metrics for pair in _hanging_on(metric, metric.name)
+    ]
+    for name, variable in of_metrics:
+        if not isinstance(variable, _HELD):
             add("metric", f"metrics/{name}", variable)
-    for name, variable in _beside(model):
-        add("other", f"other/{_canonical_path(name, model.name, names)}", variable)
-    for item in tuple(live):
-        for number, replica in _replicas(item.variable):
-            add("replica", f"replicas/{number}/{item.info.key}", replica)
+    beside = _beside(model, reached)
+    for name, variable in beside:
+        if not isinstance(variable, _HELD):
+            add("other", f"other/{_canonical_path(name, model.name, names)}", variable)
+    if entered is None:
+        return live
+    entered.update(map(id, (model, *layers_of(model), *metrics)))
+    # Last, and of this role alone: an older version did not see them, and fit does not
+    # begin their metrics anew with each epoch.
+    for name, part in [*reached, *of_metrics, *beside]:
+        if not isinstance(part, _HELD) or id(part) in entered:
+            continue
+        path = "/".join(names.get(each, each) for each in name.split("/"))
+        if isinstance(part, keras.Metric):
+            entered.add(id(part))
+            for variable in part.variables:
+                add("other", f"other/{path}/{variable.name}", variable)
+        elif not _is_a_view(part, seen):
+            for item in _collect(part, (), entered):
+                # Its own name may be an automatic one, and the path says what it is.
+                inner = item.info.key.removeprefix("other/").split("/")
+                key = "/".join([path, *(each for each in inner if each != part.name)])
+                add("other", f"other/{key}", item.variable)
     return live
 
 
@@ -194,6 +242,8 @@ def glance(model: Any) -> tuple[int, ...] | None:
     counted = [*model.variables, *owned]
     counted += [each for metric in model.metrics for each in metric.variables]
     counted += _metrics_of(model)
+    for _, held in _hanging_on(model, ""):
+        counted += held.variables if isinstance(held, _HELD) else [held]
     return (len(vars(model)), id(optimizer), *map(id, counted))
 
 
@@ -293,8 +343,29 @@ def match(
                 pairs += [
                     (info.key, item) for info, item in zip(ours, theirs, strict=False)
                 ]
+            elif role == "other":
+                # What is made later than the others may be missing among them.
+                same = _of_same_key(ours, theirs)
+                pairs += same
+                paired = {key for key, _ in same}
+                unlike = differences(
+                    [info for info in ours if info.key not in paired],
+                    [item.info for item in theirs if item.info.key not in paired],
+                )
             left_out.append(f"{role} variables differ: " + "; ".join(unlike))
     return pairs, left_out
+
+
+def _of_same_key(
+    saved: Sequence[VariableInfo], live: Sequence[LiveVariable]
+) -> list[tuple[str, LiveVariable]]:
+    """Pair saved values with those variables of their keys that they fit."""
+    by_key = {item.info.key: item for item in live}
+    return [
+        (info.key, by_key[info.key])
+        for info in saved
+        if info.key in by_key and by_key[info.key].like(info).same_structure(info)
+    ]
 
 
 def differences(
@@ -419,6 +490,31 @@ def first_part(variable: Any) -> Any:
     return variable
 
 
+def _describe(key: str, role: Role, variable: Any) -> VariableInfo:
+    # One that may have any shape has that of its present value.
+    known = variable.shape.is_fully_defined()
+    sizes = variable.shape if known else variable.read_value().shape
+    shape = tuple(int(size) for size in sizes)
+    return VariableInfo(key, role, shape, tf.as_dtype(variable.dtype).name)
+
+
+def _is_a_view(layer: Any, seen: Collection[int]) -> bool:
+    """Whether a layer of Keras' own has no variables but those that are known.
+
+    Such as a model that ends in a layer within another: to look into it for what is
+    left takes as long as to look into that one.
+
+    Args:
+        layer: the layer or model.
+        seen: ids of known variables.
+    """
+    return (
+        not _is_foreign(type(layer))
+        and getattr(layer, "optimizer", None) is None
+        and all(id(variable.value) in seen for variable in layer.variables)
+    )
+
+
 def _numbered(key: str) -> Iterable[str]:
     yield key
     for number in itertools.count(1):
@@ -475,15 +571,22 @@ def _optimizer_key(optimizer: Any, path: str, slots: Mapping[str, str]) -> str:
     return f"{prefix}/{name}"
 
 
-def _untracked(model: Any, seen: set[int]) -> list[tuple[str, Any]]:
+def _untracked(
+    model: Any, reached: Iterable[tuple[str, Any]], seen: set[int]
+) -> list[tuple[str, Any]]:
     """List variables in the model that Keras does not count as the model's.
 
     Such as a ``tf.Variable`` or ``tf.random.Generator`` that is an attribute, and the
     states of a stateful recurrent layer.
+
+    Args:
+        model: the model.
+        reached: its `_attributes`.
+        seen: ids of variables that Keras counts.
     """
     found: dict[int, tuple[str, Any]] = {}
     # TensorFlow's own walk does not enter the lists and dicts that Keras tracks.
-    attributes = [value for _, value in _attributes(model)]
+    attributes = [value for _, value in reached]
     for node in [*tf.train.TrackableView(model).descendants(), *attributes]:
         inner = node.state if isinstance(node, tf.random.Generator) else node
         variable = inner.value if isinstance(inner, keras.Variable) else inner
@@ -502,11 +605,18 @@ def _metrics_of(model: Any) -> list[Any]:
     ]
 
 
-def _beside(model: Any) -> list[tuple[str, Any]]:
-    """List variables in objects of the user's own that hang on a model's parts.
+def _beside(model: Any, reached: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """List what has variables, in objects of the user's that hang on a model's parts.
 
     Such as a regularizer of a layer, or a learning rate schedule: Keras does not look
     into them.
+
+    Args:
+        model: the model.
+        reached: its `_attributes`.
+
+    Returns:
+        Variables, layers and metrics by paths.
     """
     owners = [(each.name, each) for each in layers_of(model)]
     for optimizer in optimizers_of(model):
@@ -514,19 +624,22 @@ def _beside(model: Any) -> list[tuple[str, Any]]:
         owners += [(stem(type(wrapped)), wrapped)]
     held = [
         (f"{model.name}/{name}/state", value.state)
-        for name, value in _attributes(model)
+        for name, value in reached
         if isinstance(value, keras.random.SeedGenerator)
     ]
     return held + [pair for name, each in owners for pair in _hanging_on(each, name)]
 
 
 def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
-    """List the variables in what the user has made of a part of a model, or hung on it.
+    """List what has variables in what the user made of a part, or hung on it.
 
     Args:
         owner: a layer, optimizer or metric; of Keras' own, only those of its attributes
             are entered that are the user's.
         path: what names begin with.
+
+    Returns:
+        Variables, layers and metrics by paths.
     """
     held: list[tuple[str, Any]] = []
     if _is_foreign(type(owner)):
@@ -541,7 +654,7 @@ def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
     found = []
     for name, value in held:
         variable = value.state if isinstance(value, HOLDERS) else value
-        if isinstance(variable, (keras.Variable, tf.Variable)):
+        if isinstance(variable, (keras.Variable, tf.Variable, *_HELD)):
             found.append((f"{path}/{name}", variable))
     return found
 
@@ -571,8 +684,16 @@ def _attributes(model: Any) -> list[tuple[str, Any]]:
         if isinstance(value, Mapping):
             parts = value.items()
         elif isinstance(value, (list, tuple, set)) and len(value) <= _LONGEST:
-            parts = enumerate(value)
+            # A set of layers has another order in each process.
+            in_order = sorted(value, key=_by_name) if isinstance(value, set) else value
+            parts = enumerate(in_order)
         elif _is_foreign(type(value)):
             parts = getattr(value, "__dict__", {}).items()
         waiting += [(f"{path}/{name}", part, depth - 1) for name, part in parts]
     return found
+
+
+def _by_name(value: Any) -> tuple[int, str]:
+    """Order objects by their names, automatic ones as they were given."""
+    name = str(getattr(value, "name", ""))
+    return len(name), name

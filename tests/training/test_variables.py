@@ -234,6 +234,137 @@ def test_variables_that_an_older_version_did_not_see(role):
     assert f"checkpoint has nothing, model has {last.info.key}" in left_out[0]
 
 
+class Keeper:
+    """A plain object, of those by which repositories average weights and losses."""
+
+    def __init__(self, source):
+        self.source = source
+        self.view = keras.Model(source.inputs, source.layers[0].output)
+        self.shadow = keras.models.clone_model(source)
+        self.shadow.compile(keras.optimizers.SGD(0.1, momentum=0.9))
+        self.shadow.optimizer.build(self.shadow.trainable_variables)
+        self.late = keras.Sequential([keras.layers.Dense(1)])
+        self.by = {"a": [keras.metrics.Mean(), keras.metrics.Mean()]}
+
+
+class Kept(keras.Model):
+    """Reaches layers and metrics by plain objects, and itself by one of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.student = keras.Sequential(
+            [
+                keras.Input((4,)),
+                keras.layers.Dense(3),
+                keras.layers.Dropout(0.5, seed=1),
+            ]
+        )
+        self.student.keeper = Keeper(self.student)
+        self.keeper = self.student.keeper
+        self.keeper.shadow.__dict__["owner"] = self
+        # As is done to hide one from Keras.
+        self.__dict__["target"] = keras.layers.Dense(1)
+        self.target.build((None, 2))
+
+    def call(self, inputs):
+        return self.student(inputs)
+
+
+def kept():
+    model = Kept()
+    model.compile("sgd", "mse")
+    return model
+
+
+HELD = [
+    "other/keeper/shadow/dense/kernel",
+    "other/keeper/shadow/dense/bias",
+    "other/keeper/shadow/dropout/seed_generator/seed_generator_state",
+    "other/keeper/shadow/sgd/iteration",
+    "other/keeper/shadow/sgd/learning_rate",
+    "other/keeper/shadow/sgd/dense/kernel/momentum",
+    "other/keeper/shadow/sgd/dense/bias/momentum",
+    "other/keeper/shadow/metrics/loss/total",
+    "other/keeper/shadow/metrics/loss/count",
+    "other/keeper/by/a/0/total",
+    "other/keeper/by/a/0/count",
+    "other/keeper/by/a/1/total",
+    "other/keeper/by/a/1/count",
+    "other/target/kernel",
+    "other/target/bias",
+]
+LATE = ["other/keeper/late/dense/kernel", "other/keeper/late/dense/bias"]
+
+
+def test_layers_and_metrics_that_the_users_objects_hold():
+    """What they have is listed once, after all that the model itself has."""
+    keras.layers.Dense(1), keras.metrics.Mean()
+    model = kept()
+    live = collected(model)
+    found = [item.info.key for item in live]
+    assert sorted(found[-len(HELD) :]) == sorted(HELD)
+    assert len({id(item.variable) for item in live}) == len(live)
+    own = {id(variable.value) for variable in model.variables}
+    others = [item for item in live if item.info.role == "other"]
+    assert [item.info.key for item in others] == found[-len(HELD) :]
+    assert not own & {id(item.variable) for item in others}
+    # Where Keras knows of none, the same is left out.
+    assert [item.info.key for item in variables.collect(model, held=False)] == [
+        item.info.key for item in live if item.info.role != "other"
+    ]
+
+
+def test_a_held_layer_that_is_built_by_its_first_use():
+    """As long as it is not, the others are put back by their keys."""
+    models = [kept() for _ in range(2)]
+    for model in models:
+        assert not set(LATE) & set(keys(model))
+    models[0].keeper.late(X)
+    saved = [item.info for item in collected(models[0])]
+    pairs, (sentence,) = variables.match(saved, collected(models[1]), where="here")
+    missing = set(LATE)
+    assert [key for key, _ in pairs] == [i.key for i in saved if i.key not in missing]
+    assert all(key == item.info.key for key, item in pairs)
+    assert "checkpoint has other/keeper/late/dense/kernel float32[4, 1]" in sentence
+    assert "shadow" not in sentence
+    models[1].keeper.late(X)
+    pairs, left_out = variables.match(saved, collected(models[1]), where="here")
+    assert (len(pairs), left_out) == (len(saved), [])
+
+
+def test_a_checkpoint_without_what_is_held():
+    """As of an older version: its others are put back, and the rest is said."""
+    model = kept()
+    model.own = tf.Variable(1.0, name="own")
+    live = collected(model)
+    saved = [item.info for item in live if item.info.key not in HELD]
+    assert saved[-1].key == "other/own"
+    pairs, (sentence,) = variables.match(saved, live, where="here")
+    assert [key for key, _ in pairs] == [info.key for info in saved]
+    assert sentence.startswith("other variables differ: checkpoint has nothing")
+
+
+def test_a_glance_sees_what_is_held():
+    """A layer of a loss, say, of a model of Keras' own parts alone."""
+    model = sequential()
+    model.keeper = Keeper(model)
+    seen = variables.glance(model)
+    assert seen == variables.glance(model)
+    model.keeper.late(X)
+    assert seen != variables.glance(model)
+
+
+def test_a_set_of_layers_is_in_the_order_of_their_names():
+    """Each process has another order of its own."""
+    model = sequential()
+    layers = [keras.layers.Dense(1, name=f"part_{i}") for i in range(8, 12)]
+    for layer in layers:
+        layer.build((None, 2))
+    model.__dict__["parts"] = set(reversed(layers))
+    found = [i.variable for i in collected(model) if i.info.shape == (2, 1)]
+    assert [id(kernel) for kernel in found] == [id(x.kernel.value) for x in layers]
+
+
 def embedding(optimizer):
     model = keras.Sequential(
         [
