@@ -31,6 +31,8 @@ SPREAD = (
     "stateful RNN",
     "mixed_float16, loss scale",
     "two optimizers",
+    "averages in a plain object",
+    "averages in a plain object, unbuilt",
     "steps_per_execution=3",
     "draws from the global generator",
     "several, ours last",

@@ -329,6 +329,8 @@ MODELS = {
     **_optimizer_combinations(),
     "two optimizers": Combination(models.two_optimizers),
     "two optimizers, unbuilt": Combination(models.two_optimizers_unbuilt),
+    "averages in a plain object": Combination(models.mean_teacher),
+    "averages in a plain object, unbuilt": Combination(models.mean_teacher_unbuilt),
     "schedule, exponential": Combination(
         models.with_optimizer(
             lambda: optimizers.Adam(schedules.ExponentialDecay(0.02, 4, 0.8))

@@ -247,6 +247,71 @@ def two_optimizers_unbuilt() -> keras.Model:
     return model
 
 
+class Average:
+    """A plain object that Keras does not look into: a model of averages, and a mean."""
+
+    def __init__(self, source: Any, shadow: Any) -> None:
+        self.source, self.shadow = source, shadow
+        self.apart = {"mean": keras.metrics.Mean()}
+
+    def update(self, distance: Any) -> None:
+        """Move the averages by a step, and count how far they were away."""
+        for mean, weight in zip(self.shadow.weights, self.source.weights, strict=True):
+            mean.assign(0.9 * mean + 0.1 * weight)
+        self.apart["mean"].update_state(distance)
+
+
+class MeanTeacher(keras.Model):
+    """Learns from averages of its own weights, which a plain object keeps."""
+
+    def __init__(self, shape: tuple[keras.KerasTensor, ...]) -> None:
+        super().__init__()
+        self.student, shadow = (
+            keras.Sequential(
+                [
+                    *shape,
+                    keras.layers.Dense(8, activation="relu"),
+                    keras.layers.BatchNormalization(),
+                    keras.layers.Dense(CLASSES, activation="softmax"),
+                ]
+            )
+            for _ in range(2)
+        )
+        self.average = Average(self.student, shadow)
+
+    def call(self, inputs: Any, training: bool = False) -> Any:
+        return self.student(inputs, training=training)
+
+    def train_step(self, data: Any) -> dict[str, Any]:
+        x, y = data
+        taught = self.average.shadow(x, training=True)
+        with tf.GradientTape() as tape:
+            found = self(x, training=True)
+            distance = tf.reduce_mean(tf.square(found - taught))
+            loss = self.compute_loss(x, y, found) + distance
+        weights = self.trainable_variables
+        self.optimizer.apply(
+            tape.gradient(loss, [weight.value for weight in weights]), weights
+        )
+        self.average.update(distance)
+        # Over the whole run: nothing begins it anew.
+        return {"loss": loss, "apart": self.average.apart["mean"].result()}
+
+
+def mean_teacher() -> keras.Model:
+    """Build the model and its averages before fit."""
+    model = MeanTeacher((keras.Input((FEATURES,)),))
+    model.compile("adam", LOSS)
+    return model
+
+
+def mean_teacher_unbuilt() -> keras.Model:
+    """Leave the averages, too, to be built by the first step."""
+    model = MeanTeacher(())
+    model.compile("adam", LOSS)
+    return model
+
+
 def frozen_layers() -> keras.Model:
     """Train the head on a base that does not change, its averages included."""
     base = keras.Sequential(
