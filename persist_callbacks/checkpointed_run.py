@@ -29,15 +29,15 @@ from persist_callbacks.interruptions import Interruptions
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
 from persist_callbacks.saving import Keep, Saver
-from persist_callbacks.storage import progress
+from persist_callbacks.storage import cache_files, progress
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import (
-    cache_files,
     callback_state,
     data_position,
     model_building,
+    pipeline,
     randomness,
     settings,
     variables,
@@ -266,8 +266,8 @@ class CheckpointedRun:
             return
         reached = progress.read(self._options.path)
         for cache in cache_files.clear(
-            fit.data.given,
-            fit.validates_on,
+            fit.data.cache_files(),
+            pipeline.cache_files(fit.validates_on),
             drawn_until=None if reached is None else reached.at,
         ):
             self._say(

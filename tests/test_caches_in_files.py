@@ -17,7 +17,7 @@ import tensorflow as tf
 from loops import Crash, CrashAt, data, outcome_of, sequential
 from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.errors import DataMismatch
-from persist_callbacks.training.cache_files import half_filled
+from persist_callbacks.storage.cache_files import half_filled
 
 BATCHES, EPOCHS = 7, 3
 
@@ -146,18 +146,16 @@ def test_what_is_half_filled(tmp_path):
     """By TensorFlow's own names for the parts; others' files are not touched."""
     prefix = str(tmp_path / "c[1]")
     data = tf.data.Dataset.range(3).cache(prefix)
-    assert half_filled(data) == half_filled(tf.data.Dataset.range(3).cache()) == []
+    assert half_filled(prefix) is None
     iterator = iter(data)
     next(iterator)
     (tmp_path / "c[1]_0.notes").touch()
     (tmp_path / "c[1]_more.index").touch()
     (tmp_path / "c1_0.index").touch()
-    (found,) = half_filled(data)
+    found = half_filled(prefix)
     assert found.prefix == prefix
-    assert sorted(Path(part).name.split(".")[0] for part in found.parts) == (
-        ["c[1]_0"] * len(found.parts)
-    )
+    assert {part.name.split(".")[0] for part in found.parts} == {"c[1]_0"}
     assert len(found.parts) >= 2
     assert abs(found.begun_at - time.time()) < 600
     assert list(iterator) == [1, 2]
-    assert half_filled(data) == []
+    assert half_filled(prefix) is None

@@ -185,7 +185,7 @@ class Locator:
             return f"{type(iterator).__name__} has no state to save"
         if self._way == "replay":
             return 'data_state="replay"'
-        if data.caches_in_files:
+        if data.cache_files():
             # A state speaks of the files as they were: restored beside others, or none,
             # it ends the process. To take it while one is filled divides the files.
             return "it caches in files, which the state of an iterator does not hold"

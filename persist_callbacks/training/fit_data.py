@@ -105,7 +105,7 @@ class FitData:
     ) -> None:
         self._source = epoch_iterator
         self._shuffle = shuffle
-        self.given = given
+        self._given = given
         self._epochs = 0
         self._forgotten: python_data.ForgottenChanges | None = None
         self._calls_python: bool | None = None
@@ -177,10 +177,9 @@ class FitData:
         """Estimate what the state of an iterator holds of the data."""
         return pipeline.buffered(self._dataset)
 
-    @property
-    def caches_in_files(self) -> bool:
-        """Whether a ``tf.data`` pipeline caches in files, which no state holds."""
-        return bool(pipeline.cache_files(self._dataset))
+    def cache_files(self) -> list[str]:
+        """List the files that a ``tf.data`` pipeline caches in, by the user's names."""
+        return pipeline.cache_files(self._given)
 
     @property
     def runs_functions(self) -> bool:
@@ -233,7 +232,7 @@ class FitData:
         """The generators of seeds in the pipeline."""
         data = self._dataset
         # Distributed data tell nothing; what they were made of has the generators.
-        return Seeds(data if isinstance(data, tf.data.Dataset) else self.given)
+        return Seeds(data if isinstance(data, tf.data.Dataset) else self._given)
 
     def note_drawn(self, iterator: Any) -> None:
         """Take note that an iterator of these data has been drawn from."""
@@ -459,10 +458,10 @@ class FitData:
         ).catch_up(passed.validation_iterators, passed.validation_drawn, None)
 
     def _tally(self, run: str) -> _Tally:
-        if not isinstance(self.given, tf.data.Dataset):
+        if not isinstance(self._given, tf.data.Dataset):
             # Of anything else, each fit makes a pipeline of its own.
             return _Tally()
-        return _tally_of(self.given, run)
+        return _tally_of(self._given, run)
 
     def count_epochs(self, ended_before: int) -> None:
         """Count the epochs' ends that the data see, and make up for earlier ones now.

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import tensorflow as tf
+from pathlib import Path
 
 from persist_callbacks.errors import DataMismatch
-from persist_callbacks.training import pipeline
+from persist_callbacks.storage import durable
+
+_LOCK = ".lockfile"
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class HalfFilled:
     """
 
     prefix: str
-    parts: tuple[str, ...]
+    parts: tuple[Path, ...]
     begun_at: float
 
     def delete(self) -> None:
@@ -42,13 +42,11 @@ class HalfFilled:
             DataMismatch: they cannot be deleted.
         """
         # The locks go last: until then nobody else begins to fill it.
-        for path in sorted(self.parts, key=lambda path: path.endswith(_LOCK)):
+        for path in sorted(self.parts, key=lambda path: path.suffix == _LOCK):
             try:
-                tf.io.gfile.remove(path)
-            except tf.errors.NotFoundError:
-                continue
-            except tf.errors.OpError as error:
-                raise self.in_the_way(f"cannot be deleted: {error.message}") from error
+                durable.remove_file(path)
+            except OSError as error:
+                raise self.in_the_way(f"cannot be deleted: {error}") from error
 
     def in_the_way(self, why: str) -> DataMismatch:
         """Return the error that says that no batch can be drawn.
@@ -61,14 +59,13 @@ class HalfFilled:
             expected="a cache of the data that is whole, or none yet",
             found=f"one that was begun and never filled, which {why}",
             advice="If no other process is filling it now, delete "
-            f"{', '.join(self.parts)} and run again; it is filled anew then.",
+            f"{', '.join(map(str, self.parts))} and run again; it is filled anew then.",
         )
 
 
-_LOCK = ".lockfile"
-
-
-def clear(training: Any, validation: Any, *, drawn_until: float | None) -> list[str]:
+def clear(
+    training: Sequence[str], validation: Sequence[str], *, drawn_until: float | None
+) -> list[str]:
     """Delete what an earlier process of this run has left half filled.
 
     Only what is certainly its own: it went on drawing from the data after the cache was
@@ -76,61 +73,50 @@ def clear(training: Any, validation: Any, *, drawn_until: float | None) -> list[
     is held here.
 
     Args:
-        training: the data to train on; of anything but a ``tf.data.Dataset``, nothing
-            is looked at.
-        validation: the data to validate on, alike.
+        training: the caches of the data to train on, as the user named them.
+        validation: those of the data to validate on.
         drawn_until: when the earlier process last drew a batch, in seconds since 1970;
             None if there was none.
 
     Returns:
-        The caches that are filled anew, as the user named them.
+        The caches that are filled anew.
 
     Raises:
         DataMismatch: one that training draws from is in the way, and may be another
             process's, or cannot be deleted.
     """
     cleared = []
-    for data in (training, validation):
-        for found in half_filled(data):
-            if drawn_until is not None and 0 < found.begun_at <= drawn_until:
-                found.delete()
-                cleared.append(found.prefix)
-            elif data is training:
-                raise found.in_the_way("may be another process's")
-            # Until the first validation, whoever fills it may well be done.
+    for prefix in dict.fromkeys([*training, *validation]):
+        found = half_filled(prefix)
+        if found is None:
+            continue
+        if drawn_until is not None and 0 < found.begun_at <= drawn_until:
+            found.delete()
+            cleared.append(prefix)
+        elif prefix in training:
+            raise found.in_the_way("may be another process's")
+        # Until the first validation, whoever fills it may well be done.
     return cleared
 
 
-def half_filled(data: Any) -> list[HalfFilled]:
-    """Find the caches in files that no iterator over the data would get past.
+def half_filled(prefix: str) -> HalfFilled | None:
+    """Look whether no iterator would get past what lies in a cache's place.
 
     Args:
-        data: a ``tf.data.Dataset``; anything else has none.
+        prefix: what the user gave to ``cache``; one on a remote file system is left to
+            TensorFlow.
     """
-    return [
-        found
-        for prefix in pipeline.cache_files(data)
-        if (found := _look(prefix)) is not None
-    ]
-
-
-def _look(prefix: str) -> HalfFilled | None:
-    folder, _, name = prefix.rpartition("/")
+    place = Path(prefix)
     part = re.compile(
-        re.escape(name) + r"_\d+(\.index|\.lockfile|\.data-\d{5}-of-\d{5}(\..*)?)"
+        re.escape(place.name) + r"_\d+(\.index|\.lockfile|\.data-\d{5}-of-\d{5}(\..*)?)"
     )
     try:
-        names: Sequence[str] = tf.io.gfile.listdir(folder or ("/" if _ else "."))
-        if f"{name}.index" in names:
+        files = sorted(place.parent.iterdir())
+        if any(path.name == f"{place.name}.index" for path in files):
             return None
-        lead = prefix[: len(prefix) - len(name)]
-        parts = [lead + each for each in sorted(names) if part.fullmatch(each)]
-        made = [
-            tf.io.gfile.stat(path).mtime_nsec / 1e9
-            for path in parts
-            if path.endswith(_LOCK)
-        ]
-    except tf.errors.OpError:
+        parts = tuple(path for path in files if part.fullmatch(path.name))
+        made = [path.stat().st_mtime for path in parts if path.suffix == _LOCK]
+    except OSError:
         # What cannot be looked at cannot be told of; the first batch tells.
         return None
-    return HalfFilled(prefix, tuple(parts), max(made, default=0.0)) if parts else None
+    return HalfFilled(prefix, parts, max(made, default=0.0)) if parts else None
