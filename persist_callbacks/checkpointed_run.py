@@ -641,7 +641,7 @@ class CheckpointedRun:
             # first one nobody could count it.
             ended = passed.validation_epochs
             validation.count_epochs(ended + bool(ended))
-            validation.watch(self._ids_of_saved)
+            validation.watch(self._ids_of_saved, self._fit.data)
         if self._recovery is None and self._interruptions.is_listening:
             data = self._fit.data
             self._held = self._saver.take_in_case(

@@ -550,6 +550,30 @@ def test_what_a_callback_changes_in_data_is_named_once(tmp_path):
     ]
 
 
+class Resizing(Growing):
+    """One that changes itself, at the end of its fourth epoch for the first time."""
+
+    ended = 0
+
+    def on_epoch_end(self):
+        self.ended += 1
+        self.difficulty = 1 + self.ended // 4
+
+
+def test_data_that_are_validated_on_too_change_themselves(tmp_path):
+    """They do so in a validation, and no callback has a part in it."""
+    both = Resizing()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PersistWarning)
+        linear().fit(
+            both,
+            epochs=4,
+            verbose=0,
+            validation_data=both,
+            callbacks=[ours(tmp_path / "run", every_steps=2)],
+        )
+
+
 def own_loop(model, callback, *others, epochs=3, crash=None):
     """A loop as users write it, with a GradientTape and Keras' CallbackList."""
     x, y = data()

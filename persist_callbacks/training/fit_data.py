@@ -494,14 +494,19 @@ class FitData:
 
             adapter.on_epoch_begin = begin_after
 
-    def watch(self, saved: Callable[[], Collection[int]]) -> None:
+    def watch(
+        self, saved: Callable[[], Collection[int]], beside: FitData | None = None
+    ) -> None:
         """Look from now on for what changes in the data and is not put back.
 
         Args:
             saved: gives the ids of the variables that are saved with the model.
+            beside: other data, watched already, which may be of the same data set.
         """
         data = self._py_dataset
-        if data is not None and not python_data.has_protocol(data):
+        if beside is not None and beside._py_dataset is data:
+            self._forgotten = beside._forgotten
+        elif data is not None and not python_data.has_protocol(data):
             self._forgotten = python_data.ForgottenChanges(data, saved)
 
     def callbacks_end_epoch(self) -> None:
