@@ -171,11 +171,11 @@ def _without_index(path: Path) -> dict[str, list[str]]:
         stem = _PART.sub("", name)
         if stem != name and (path.is_dir() or stem == path.name):
             parts.setdefault(stem, []).append(name)
-    # In the old format there is none.
+    # The old format, whose data are called otherwise, has none.
     halves = [
         stem
         for stem in sorted(parts, key=_by_numbers)
-        if not (_is_prefix(folder / stem) or bundle.old_shards(folder / stem))
+        if not _is_prefix(folder / stem) and any(".data-" in n for n in parts[stem])
     ]
     return {stem: parts[stem] for stem in halves}
 
