@@ -37,7 +37,6 @@ from persist_callbacks.training import (
     callback_state,
     data_position,
     model_building,
-    pipeline,
     randomness,
     settings,
     variables,
@@ -264,10 +263,15 @@ class CheckpointedRun:
             and self._first_epoch(self._recovery) >= fit.epochs
         ):
             return
+        if self._recovery is not None:
+            data = self._recovery.state.data
+            if data.way == "iterator":
+                cache_files.require_whole(
+                    fit.data.cache_files(), self._recovery.committed.path
+                )
         reached = progress.read(self._options.path)
         for cache in cache_files.clear(
-            fit.data.cache_files(),
-            pipeline.cache_files(fit.validates_on),
+            fit.data.cache_files(at_once=True),
             drawn_until=None if reached is None else reached.at,
         ):
             self._say(
@@ -654,7 +658,6 @@ class CheckpointedRun:
     def validation_step_begins(self) -> None:
         """Stop here if that was asked for: the epoch's steps are all done."""
         held = self._held
-        self._note_progress()
         if held is not None:
             self._answerer.answer_stop(self._step, held.complete, self.release)
 
@@ -800,7 +803,7 @@ class CheckpointedRun:
     # -- small things -----------------------------------------------------------------
 
     def _note_progress(self, *, look: bool = False) -> None:
-        # For the report of a resume alone: not worth a warning, let alone an end.
+        # What it is for is not worth a warning, let alone an end.
         with contextlib.suppress(OSError):
             self._progress.note(self._step, look=look)
 

@@ -17,7 +17,8 @@ import tensorflow as tf
 from loops import Crash, CrashAt, data, outcome_of, sequential
 from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.errors import DataMismatch
-from persist_callbacks.storage.cache_files import half_filled
+from persist_callbacks.storage.cache_files import clear, half_filled, require_whole
+from persist_callbacks.training import pipeline
 
 BATCHES, EPOCHS = 7, 3
 
@@ -86,7 +87,6 @@ train(Path({str(folder)!r}), KillAt({hook!r}, {times}))
         # No checkpoint is there yet.
         ("on_train_batch_end", 3, set()),
         ("on_train_batch_end", 5, set()),
-        ("on_test_batch_end", 3, {"cached"}),
         ("on_train_batch_end", 2 * BATCHES + 6, {"cached", "held out"}),
     ],
 )
@@ -142,6 +142,36 @@ def test_a_cache_that_may_be_filled_by_another_process(tmp_path):
     assert not lock.exists()
 
 
+def test_a_validations_cache_is_left_to_whoever_fills_it(tmp_path):
+    """Training has gone on, and says nothing of who began it: TensorFlow ends there."""
+    with pytest.raises(Crash):
+        train(tmp_path, CrashAt(5))
+    lock = tmp_path / "held out_0.lockfile"
+    lock.touch()
+    os.utime(lock, (1, 1))
+    with pytest.raises(tf.errors.AlreadyExistsError):
+        train(tmp_path)
+    assert lock.exists()
+
+
+def test_a_state_that_an_older_version_took_beside_a_cache(tmp_path):
+    """Without the cache's files, TensorFlow would end the process."""
+    prefix = str(tmp_path / "cached")
+    with pytest.raises(DataMismatch, match=r"cached: .*found no cached\.index"):
+        require_whole([prefix], tmp_path / "ckpt-000000004")
+    list(tf.data.Dataset.range(3).cache(prefix))
+    require_whole([prefix, "gs://elsewhere/cached"], tmp_path / "ckpt-000000004")
+
+
+def test_only_what_the_first_batch_is_drawn_from():
+    """Another source may be another process's until its turn comes."""
+    first, second = (tf.data.Dataset.range(3).cache(name) for name in ("a", "b"))
+    both = first.concatenate(second).cache("c").map(lambda row: row + 1)
+    assert sorted(pipeline.cache_files(both)) == ["a", "b", "c"]
+    assert pipeline.cache_files(both, at_once=True) == ["c"]
+    assert pipeline.cache_files(both.cache()) == pipeline.cache_files(both)
+
+
 def test_what_is_half_filled(tmp_path):
     """By TensorFlow's own names for the parts; others' files are not touched."""
     prefix = str(tmp_path / "c[1]")
@@ -152,6 +182,8 @@ def test_what_is_half_filled(tmp_path):
     (tmp_path / "c[1]_0.notes").touch()
     (tmp_path / "c[1]_more.index").touch()
     (tmp_path / "c1_0.index").touch()
+    # A whole cache of another name.
+    (tmp_path / "c[1]_1.index").touch()
     found = half_filled(prefix)
     assert found.prefix == prefix
     assert {part.name.split(".")[0] for part in found.parts} == {"c[1]_0"}
@@ -159,3 +191,8 @@ def test_what_is_half_filled(tmp_path):
     assert abs(found.begun_at - time.time()) < 600
     assert list(iterator) == [1, 2]
     assert half_filled(prefix) is None
+    other = str(tmp_path / "d")
+    (tmp_path / "d_0.lockfile").touch()
+    (tmp_path / "d_1.index").touch()
+    assert clear([prefix, other], drawn_until=time.time() + 1) == [other]
+    assert [path.name for path in tmp_path.glob("d*")] == ["d_1.index"]

@@ -28,7 +28,7 @@ class HalfFilled:
         prefix: what the user gave to ``cache``.
         parts: paths of its files.
         begun_at: seconds since 1970 when the last of its lock files was made, by the
-            clock of the file system; 0 without any.
+            clock of the file system.
     """
 
     prefix: str
@@ -63,40 +63,59 @@ class HalfFilled:
         )
 
 
-def clear(
-    training: Sequence[str], validation: Sequence[str], *, drawn_until: float | None
-) -> list[str]:
+def clear(prefixes: Sequence[str], *, drawn_until: float | None) -> list[str]:
     """Delete what an earlier process of this run has left half filled.
 
-    Only what is certainly its own: it went on drawing from the data after the cache was
-    begun, and nobody else can fill a cache meanwhile. It has died, since the run's lock
-    is held here.
+    Only what is certainly its own: it went on drawing from a cache after that was
+    begun, and nobody else can fill it meanwhile. The process has died, since the run's
+    lock is held here.
 
     Args:
-        training: the caches of the data to train on, as the user named them.
-        validation: those of the data to validate on.
-        drawn_until: when the earlier process last drew a batch, in seconds since 1970;
-            None if there was none.
+        prefixes: the caches that each batch to train on is drawn from, as the user
+            named them.
+        drawn_until: when the earlier process last trained on a batch, in seconds since
+            1970; None if it never did.
 
     Returns:
         The caches that are filled anew.
 
     Raises:
-        DataMismatch: one that training draws from is in the way, and may be another
-            process's, or cannot be deleted.
+        DataMismatch: one may be another process's, or cannot be deleted.
     """
     cleared = []
-    for prefix in dict.fromkeys([*training, *validation]):
+    for prefix in dict.fromkeys(prefixes):
         found = half_filled(prefix)
         if found is None:
             continue
-        if drawn_until is not None and 0 < found.begun_at <= drawn_until:
-            found.delete()
-            cleared.append(prefix)
-        elif prefix in training:
+        if drawn_until is None or found.begun_at > drawn_until:
             raise found.in_the_way("may be another process's")
-        # Until the first validation, whoever fills it may well be done.
+        found.delete()
+        cleared.append(prefix)
     return cleared
+
+
+def require_whole(prefixes: Sequence[str], checkpoint: Path) -> None:
+    """Refuse to restore an iterator's state where caches that it speaks of are gone.
+
+    Older versions took such states. TensorFlow ends the process over one.
+
+    Args:
+        prefixes: the caches in the pipeline, as the user named them.
+        checkpoint: what holds the state.
+
+    Raises:
+        DataMismatch: one of them is not there, or not whole.
+    """
+    for prefix in prefixes:
+        index = Path(f"{prefix}.index")
+        if "://" not in prefix and not index.exists():
+            raise DataMismatch(
+                prefix,
+                expected=f"the whole cache that {checkpoint} goes on with",
+                found=f"no {index.name}",
+                advice="Put its files back, or go on from a checkpoint at an epoch's "
+                "end with persist_callbacks.resume and fit(initial_epoch=...).",
+            )
 
 
 def half_filled(prefix: str) -> HalfFilled | None:
@@ -108,15 +127,21 @@ def half_filled(prefix: str) -> HalfFilled | None:
     """
     place = Path(prefix)
     part = re.compile(
-        re.escape(place.name) + r"_\d+(\.index|\.lockfile|\.data-\d{5}-of-\d{5}(\..*)?)"
+        re.escape(place.name)
+        + r"_(\d+)(\.index|\.lockfile|\.data-\d{5}-of-\d{5}(\..*)?)"
     )
     try:
         files = sorted(place.parent.iterdir())
         if any(path.name == f"{place.name}.index" for path in files):
             return None
-        parts = tuple(path for path in files if part.fullmatch(path.name))
-        made = [path.stat().st_mtime for path in parts if path.suffix == _LOCK]
+        numbered = [
+            (path, found[1]) for path in files if (found := part.fullmatch(path.name))
+        ]
+        # Without a lock it is another cache, a whole one whose name ends in a number.
+        locks = {number: path for path, number in numbered if path.suffix == _LOCK}
+        begun_at = max((path.stat().st_mtime for path in locks.values()), default=0.0)
     except OSError:
         # What cannot be looked at cannot be told of; the first batch tells.
         return None
-    return HalfFilled(prefix, parts, max(made, default=0.0)) if parts else None
+    parts = tuple(path for path, number in numbered if number in locks)
+    return HalfFilled(prefix, parts, begun_at) if parts else None

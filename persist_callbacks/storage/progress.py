@@ -2,7 +2,8 @@
 
 A small file beside them that is written over and over and never synced: it costs a
 microsecond, outlives the process, and after a power loss may be older than the newest
-checkpoint. It decides nothing; a resume report tells by it how much work was lost.
+checkpoint. A resume report tells by it how much work was lost, and what the run cached
+in files by then is known for its own.
 
 Format: one record, little-endian: the bytes ``pcp1``, the CRC-32 of what follows, step
 as uint64, seconds since the epoch as float64.

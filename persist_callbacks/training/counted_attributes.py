@@ -88,7 +88,7 @@ def _copy_of(value: Any) -> Any:
     """Copy a small container of plain values; None of anything else."""
     if type(value) is np.ndarray:
         small = value.ndim > 0 and value.size <= _MOST_IN_ARRAY
-        return value.copy() if small and _is_plain(value) else None
+        return value.copy() if small and _is_numeric(value.dtype) else None
     if not isinstance(value, (list, dict)) or len(value) > _MOST_ITEMS:
         return None
     # At once, since workers may be adding to it.
@@ -98,10 +98,14 @@ def _copy_of(value: Any) -> Any:
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether JSON holds a value, or all of an array, exactly."""
-    if isinstance(value, (np.ndarray, np.generic)):
-        return value.dtype.kind in "biuf" and value.dtype.itemsize <= 8
+    """Whether JSON holds an item exactly; one that is an array may be a whole batch."""
+    if isinstance(value, np.generic):
+        return _is_numeric(value.dtype)
     return type(value) in _PLAIN
+
+
+def _is_numeric(dtype: np.dtype[Any]) -> bool:
+    return dtype.kind in "biuf" and dtype.itemsize <= 8
 
 
 def _put(dataset: Any, name: str, value: Any) -> bool:
@@ -148,9 +152,9 @@ def _counted_by(kind: type) -> _Counting:
                 name, by_item = _target(node.target, own)
                 added[by_item].add(name)
             elif isinstance(node, ast.Assign):
-                read = {_attribute(part, own) for part in ast.walk(node.value)}
+                read = _read(node.value, own), _read_to_compute(node.value, own)
                 for name, by_item in (_target(each, own) for each in node.targets):
-                    (added if name in read else replaced)[by_item].add(name)
+                    (added if name in read[by_item] else replaced)[by_item].add(name)
     # What is made anew there has no items from before.
     holders = added[True] - replaced[False] - {""}
     return _Counting(
@@ -170,6 +174,16 @@ def _nodes_of(function: Any) -> Iterator[tuple[ast.AST, str]]:
         if isinstance(definition, ast.FunctionDef) and definition.args.args:
             own = definition.args.args[0].arg
             yield from ((node, own) for node in ast.walk(definition))
+
+
+def _read(node: ast.AST, own: str) -> set[str]:
+    return {_attribute(part, own) for part in ast.walk(node)}
+
+
+def _read_to_compute(node: ast.AST, own: str) -> set[str]:
+    """Return what is read for a sum or the like; an item that is looked up is not."""
+    sums = [part for part in ast.walk(node) if isinstance(part, ast.BinOp)]
+    return set().union(*(_read(each, own) for each in sums))
 
 
 def _target(node: ast.AST, own: str) -> tuple[str, bool]:

@@ -177,9 +177,13 @@ class FitData:
         """Estimate what the state of an iterator holds of the data."""
         return pipeline.buffered(self._dataset)
 
-    def cache_files(self) -> list[str]:
-        """List the files that a ``tf.data`` pipeline caches in, by the user's names."""
-        return pipeline.cache_files(self._given)
+    def cache_files(self, *, at_once: bool = False) -> list[str]:
+        """List the files that a ``tf.data`` pipeline caches in, by the user's names.
+
+        Args:
+            at_once: only those that the first batch is drawn from.
+        """
+        return pipeline.cache_files(self._given, at_once=at_once)
 
     @property
     def runs_functions(self) -> bool:

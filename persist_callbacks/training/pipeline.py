@@ -16,6 +16,10 @@ import tensorflow as tf
 
 # Elements of a variable that may be a generator's state, and not a layer's weights.
 _LARGEST_STATE = 16
+_OF_GENERATORS = (
+    *("Rng", "StatefulRandom", "StatefulStandard", "StatefulTruncated"),
+    *("StatefulUniform", "NonDeterministicInts"),
+)
 _PYTHON_OPS = frozenset({"PyFunc", "EagerPyFunc", "PyFuncStateless"})
 
 
@@ -75,11 +79,21 @@ def runs_functions(dataset: Any) -> bool:
     return any(part._functions() for part in parts(dataset))
 
 
-def cache_files(dataset: Any) -> list[str]:
-    """List the files that a pipeline caches in, as the user named them."""
-    caches = [part for part in parts(dataset) if _kind(part) == "CacheDataset"]
-    names = [os.fsdecode(part._filename.numpy()) for part in caches]
-    return [name for name in names if name]
+def cache_files(dataset: Any, *, at_once: bool = False) -> list[str]:
+    """List the files that a pipeline caches in, as the user named them.
+
+    Args:
+        dataset: a ``tf.data.Dataset``; anything else has none.
+        at_once: only those that the first batch is drawn from, whatever there is, and
+            no source that may come later or never.
+    """
+    found = []
+    for part in parts(dataset):
+        if at_once and len(part._inputs()) > 1:
+            break
+        if _kind(part) == "CacheDataset":
+            found.append(os.fsdecode(part._filename.numpy()))
+    return [name for name in found if name]
 
 
 def draws_unseeded(dataset: Any) -> list[str]:
@@ -106,7 +120,7 @@ def draws_unseeded(dataset: Any) -> list[str]:
 def draws_from_generators(dataset: Any) -> bool:
     """Whether functions of a pipeline draw from ``tf.random.Generator`` objects."""
     return any(
-        operation.type.startswith(("Rng", "Stateful"))
+        operation.type.startswith(_OF_GENERATORS)
         for part in parts(dataset)
         for graph in _graphs(part)
         for operation in graph.get_operations()

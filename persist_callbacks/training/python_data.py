@@ -2,9 +2,9 @@
 
 A data set with ``get_state() -> dict`` and ``set_state(dict)`` is put back by them, as
 a callback is. Of any other, the random generators that it holds are put back, those of
-Keras layers that it augments by among them, and the numbers that it counts in; what it
-shuffles by them at an epoch's end is made up for by ending as many epochs. What others
-change in it, as a callback that makes it harder, is not.
+Keras layers that it augments by among them, and what it counts in; what it shuffles by
+them at an epoch's end is made up for by ending as many epochs. What others change in
+it, as a callback that makes it harder, is not.
 """
 
 from __future__ import annotations
@@ -160,7 +160,10 @@ class ForgottenChanges:
         for name, value in list(vars(self._dataset).items()):
             # Of a large array, as an order of all rows, a print has the shape alone.
             # What is mapped to a file is not read.
-            if type(value) is np.ndarray and found[name].content == value.shape:
+            part = found.get(name)
+            if part is None or type(value) is not np.ndarray:
+                continue
+            if part.content == value.shape:
                 found[name] = prints.sample(value)
         if getattr(self._dataset, "use_multiprocessing", False):
             # Its own part is done elsewhere: a cache is filled here by others alone.

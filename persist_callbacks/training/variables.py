@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import hashlib
 import itertools
@@ -336,16 +337,15 @@ def match(
                 ),
             )
         else:
-            if role in ("other", "metric") and not differences(
-                ours, described[: len(ours)]
-            ):
+            same = _of_same_key(ours, theirs) if role == "other" else []
+            fits = not differences(ours, described[: len(ours)])
+            if fits and role in ("other", "metric") and len(same) < len(ours):
                 # An older version did not see those that come last.
                 pairs += [
                     (info.key, item) for info, item in zip(ours, theirs, strict=False)
                 ]
             elif role == "other":
                 # What is made later than the others may be missing among them.
-                same = _of_same_key(ours, theirs)
                 pairs += same
                 paired = {key for key, _ in same}
                 unlike = differences(
@@ -671,9 +671,11 @@ def _attributes(model: Any) -> list[tuple[str, Any]]:
     """
     found: list[tuple[str, Any]] = []
     seen: set[int] = {id(model)}
-    waiting = [(name, value, _DEPTH) for name, value in vars(model).items()]
+    waiting = collections.deque(
+        (name, value, _DEPTH) for name, value in vars(model).items()
+    )
     while waiting:
-        path, value, depth = waiting.pop(0)
+        path, value, depth = waiting.popleft()
         if id(value) in seen or isinstance(value, _PLAIN):
             continue
         seen.add(id(value))
@@ -689,7 +691,12 @@ def _attributes(model: Any) -> list[tuple[str, Any]]:
             parts = enumerate(in_order)
         elif _is_foreign(type(value)):
             parts = getattr(value, "__dict__", {}).items()
-        waiting += [(f"{path}/{name}", part, depth - 1) for name, part in parts]
+        # Vocabularies are long.
+        waiting += [
+            (f"{path}/{name}", part, depth - 1)
+            for name, part in parts
+            if not isinstance(part, _PLAIN)
+        ]
     return found
 
 

@@ -276,6 +276,48 @@ def test_what_it_counts_in_items_goes_on():
     assert second.cache == {5: 5}
 
 
+class Remembering(keras.utils.PyDataset):
+    """Looks batches up, in ways that name what they are kept in twice."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept, self.sums = {}, {}
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        self.kept[index] = self.kept[index] if index in self.kept else np.ones(9)
+        self.kept[-1] = self.kept.get(index) or 1 if index < 0 else 1
+        self.sums[index] = self.sums.get(index, 0) + self.kept[index]
+        return self.kept[index]
+
+
+def test_batches_that_are_kept_are_no_counts():
+    """A checkpoint would hold them all; what is summed up in them is told of."""
+    data = Remembering()
+    changes = forgotten(data)
+    data[0], data[1]
+    changes.own_part_ends()
+    changes.others_part_ends()
+    assert python_data.capture(data)["counted"] == {}
+    assert changes.found() == ["Remembering.sums"]
+
+
+class Unreadable:
+    def __repr__(self):
+        raise ValueError("not whole yet")
+
+
+def test_what_no_print_can_be_taken_of_is_left_alone():
+    """Neither is training ended by it."""
+    data = Remembering()
+    data.parts = np.array([Unreadable()] * 3)
+    changes = forgotten(data)
+    changes.own_part_ends()
+    assert changes.found() == []
+
+
 def test_counts_of_another_kind_are_left_out():
     """Of another shape or type, or what a file that was made has in their place."""
     saved = python_data.capture(Visiting(7))

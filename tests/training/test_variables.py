@@ -332,6 +332,20 @@ def test_a_held_layer_that_is_built_by_its_first_use():
     assert (len(pairs), left_out) == (len(saved), [])
 
 
+def test_a_key_counts_for_more_than_a_place():
+    """Of two alike, the one that the checkpoint has not was made before the other."""
+    live = [
+        variables.LiveVariable(
+            variables.VariableInfo(f"other/{name}", "other", (), "float32"),
+            tf.Variable(0.0),
+        )
+        for name in ("late", "mean")
+    ]
+    pairs, (sentence,) = variables.match([live[1].info], live, where="here")
+    assert pairs == [("other/mean", live[1])]
+    assert "model has other/late" in sentence
+
+
 def test_a_checkpoint_without_what_is_held():
     """As of an older version: its others are put back, and the rest is said."""
     model = kept()
