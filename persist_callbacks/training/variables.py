@@ -691,11 +691,13 @@ def _attributes(model: Any) -> list[tuple[str, Any]]:
             parts = enumerate(in_order)
         elif _is_foreign(type(value)):
             parts = getattr(value, "__dict__", {}).items()
-        # Vocabularies are long.
+        # Vocabularies are long, and hold names, numbers or lists of them.
+        is_long = isinstance(value, Mapping) and len(value) > _LONGEST
+        left_out = (*_PLAIN, list, tuple, set, dict) if is_long else _PLAIN
         waiting += [
             (f"{path}/{name}", part, depth - 1)
             for name, part in parts
-            if not isinstance(part, _PLAIN)
+            if not isinstance(part, left_out)
         ]
     return found
 
