@@ -37,9 +37,7 @@ from persist_callbacks.training import (
     callback_state,
     data_position,
     model_building,
-    randomness,
     settings,
-    variables,
 )
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
@@ -896,8 +894,7 @@ class CheckpointedRun:
         return [each for each in (data, self._validation) if each is not None]
 
     def _ids_of_saved(self) -> set[int]:
-        live = variables.collect(self._model, randomness.seed_variables())
-        return {id(item.variable) for item in live}
+        return callback_state.ids_of_saved(self._model)
 
     def _epoch_seconds_left(self) -> float | None:
         known = self._loop.batches_per_epoch

@@ -18,7 +18,6 @@ _NO_VALUE = ("NoOp", "Const", "Switch", "Merge", "Shape", "Exit")
 # How scopes of gradients and checks begin, and what each scope of a metric has.
 _NOT_RESULTS_SCOPES = ("gradients", "assert_", "Assert")
 _OF_A_METRIC = "/update_op"
-_VARIABLES = ("VarHandleOp", "Variable", "VariableV2")
 
 
 def likely_outputs(graph_def: Any, inputs: Iterable[str]) -> list[str]:
@@ -121,7 +120,7 @@ def _compared_with_what_is_fed(
         learned = [
             side
             for side in sides
-            if any(each.op in _VARIABLES for each in in_order(ordered, [side]))
+            if any(each.op in nd.VARIABLES for each in in_order(ordered, [side]))
         ]
         if len(learned) == 1:
             found[difference.name] = learned[0]

@@ -187,7 +187,7 @@ def _variables(graph_def: Any) -> tuple[TensorInfo, ...]:
     """Return the variables of a graph by checkpoint key, sorted."""
     found = {}
     for node in graph_def.node:
-        if node.op in ("VarHandleOp", "VariableV2", "Variable"):
+        if node.op in nd.VARIABLES:
             key = nd.variable_key(node)
             found[key] = TensorInfo(
                 key,

@@ -42,6 +42,9 @@ OLD_CONTROL_FLOW = frozenset(
     {"Switch", "Merge", "Enter", "Exit", "NextIteration", "RefSwitch", "RefEnter"}
 )
 
+# What holds a variable: TF2's, and the two of TF1.
+VARIABLES = ("VarHandleOp", "Variable", "VariableV2")
+
 # Digits of a port: more than any node has outputs.
 _LONGEST_PORT = 10
 

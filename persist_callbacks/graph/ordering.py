@@ -27,7 +27,6 @@ _NO_CHANGE = re.compile(
     r"|Ref(Enter|Exit|Identity|Merge|NextIteration|Select|Switch)"
 )
 _ASSIGNS = re.compile(r"Assign\w*VariableOp")
-_VARIABLES = ("VarHandleOp", "Variable", "VariableV2")
 # What hands a variable on, so that it can be assigned to.
 _HANDS_ON = re.compile(r"Identity|(Ref)?(Enter|Switch)|RefIdentity")
 # What the choice of a branch is made of where a flag chooses, as training or not.
@@ -97,7 +96,7 @@ def _assignments(graph_def: Any) -> dict[str, set[str]]:
     keys: dict[str, str] = {}
     found: dict[str, set[str]] = {}
     for node in in_order(graph_def.node, [node.name for node in graph_def.node]):
-        if node.op in _VARIABLES:
+        if node.op in nd.VARIABLES:
             keys[node.name] = nd.variable_key(node)
             continue
         first = nd.split(node.input[0])[0] if node.input else ""
@@ -146,7 +145,7 @@ def _changes_of_no_use(graph_def: Any, wanted: Sequence[str]) -> set[str]:
     used = {
         nd.variable_key(node)
         for node in [*(by_name[name] for name in reached), *inner]
-        if node.op in _VARIABLES
+        if node.op in nd.VARIABLES
     }
     return {name for name, keys in assignments.items() if not keys & used}
 

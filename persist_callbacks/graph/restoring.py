@@ -16,7 +16,6 @@ from persist_callbacks.graph.canonical import in_order
 from persist_callbacks.graph.inference import Stored
 
 _ASSIGNS = ("Assign", "AssignVariableOp")
-_VARIABLES = ("VarHandleOp", "VariableV2", "Variable")
 # What stands between what is read and what is assigned: TF1 puts them there.
 _PASSES_ON = ("Identity", "Reshape")
 
@@ -41,7 +40,7 @@ def stored_variables(meta: Any, where: object) -> dict[str, Stored]:
         if node.op not in _ASSIGNS or len(node.input) < 2:
             continue
         variable = by_name.get(nd.split(node.input[0])[0])
-        if variable is None or variable.op not in _VARIABLES:
+        if variable is None or variable.op not in nd.VARIABLES:
             continue
         read = _read(by_name, node.input[1])
         if read is None:

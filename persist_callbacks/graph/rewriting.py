@@ -17,7 +17,6 @@ from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.ordering import CHECKS
 
-_OLD_VARIABLES = frozenset({"Variable", "VariableV2"})
 # What hands on one of them, by reference, in TF1's loops and branches.
 _BY_REFERENCE = re.compile(r"Ref(Enter|Exit|Identity|Merge|NextIteration|Switch)")
 # In a function a reference names the producer's result, and the new op's is "output".
@@ -117,7 +116,7 @@ class Rewriter:
         where: str,
     ) -> list[Any]:
         """Rewrite one node in place; return nodes that must come before it."""
-        if node.op == "VarHandleOp" or node.op in _OLD_VARIABLES:
+        if node.op in nd.VARIABLES:
             self._variable(node, held)
             return []
         if node.op in nd.BRANCHES:

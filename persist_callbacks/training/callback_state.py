@@ -137,6 +137,16 @@ def restore(
     return left_out
 
 
+def ids_of_saved(model: Any) -> set[int]:
+    """Give the ids of the variables that are saved with a model.
+
+    Args:
+        model: the Keras model.
+    """
+    live = variables.collect(model, randomness.seed_variables())
+    return {id(item.variable) for item in live}
+
+
 class ForgottenState:
     """Finds callbacks that carry state from step to step which nobody saves.
 
@@ -173,8 +183,7 @@ class ForgottenState:
         if model is None:
             return True
         # To list them takes its time: only for what was not among them before.
-        live = variables.collect(model, randomness.seed_variables())
-        self._saved = {id(item.variable) for item in live}
+        self._saved = ids_of_saved(model)
         return bool(prints.changed(before, now, self._saved))
 
 
