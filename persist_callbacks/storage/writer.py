@@ -69,6 +69,8 @@ class Writer(Generic[T]):
         """Run a job in the background; returns at once.
 
         The job is dropped as soon as it has run, with everything that it refers to.
+        While the interpreter exits there are no new threads, since Python 3.12: where
+        none is waiting the job runs here and now, and for as long as it takes.
 
         Raises:
             RuntimeError: a job is in flight, or the writer is closed.
@@ -87,7 +89,10 @@ class Writer(Generic[T]):
         _IN_FLIGHT.add(entry)
         try:
             self._line.take(entry)
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, RuntimeError) and "shutdown" in str(error):
+                _run(entry, self._line.outcomes)
+                return
             # Where there is no thread to be had, there is none to wait for.
             _withdraw(entry)
             raise

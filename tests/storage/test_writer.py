@@ -202,6 +202,24 @@ def test_a_job_that_cannot_begin(
     assert ran == []
 
 
+def test_a_job_while_the_interpreter_exits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are no new threads then, since Python 3.12: it is run all the same."""
+    error = RuntimeError("can't create new thread at interpreter shutdown")
+    monkeypatch.setattr(threading.Thread, "start", lambda self: fail(error))
+    writer: Writer[int] = Writer()
+    writer.submit(lambda: 3)
+    assert not writer.busy
+    outcome = writer.collect()
+    assert outcome is not None
+    assert outcome.result() == 3
+    writer.submit(lambda: 1 // 0)
+    outcome = writer.drain()
+    assert outcome is not None
+    assert isinstance(outcome.error, ZeroDivisionError)
+    writer.close()
+    assert not writing._IN_FLIGHT
+
+
 def test_a_forked_child_has_a_thread_of_its_own() -> None:
     """The parent's thread lingers, and is not there in the child."""
     script = """
