@@ -212,4 +212,4 @@ def _buckets(keys: Any, dtype: Any) -> tuple[Any, int, Any]:
     order = np.argsort(bucket, kind="stable")
     sizes = np.bincount(bucket, minlength=count)
     starts = np.concatenate([[0], np.cumsum(sizes)[:-1]]).astype(np.int64)
-    return starts, int(sizes.max()), order
+    return starts, int(np.max(sizes)), order
