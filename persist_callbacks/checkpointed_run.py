@@ -310,6 +310,16 @@ class CheckpointedRun:
         over = self._fit is not None and (
             self._first_epoch(recovery) >= self._loop.epochs
         )
+        if over and handing_over.is_of_another(self._model, self._options.path):
+            warnings.warn(
+                f"{self._options.path}: the run there was finished by another model of "
+                f"this process, at the end of epoch {recovery.state.position.epoch}. "
+                f"This model gets the weights of {recovery.committed.record.name} and "
+                "is not trained. To train it, as the next fold of a cross validation, "
+                "say, give it a directory of its own.",
+                PersistWarning,
+                stacklevel=2,
+            )
         if self._fit is not None:
             # Here, since another callback's train begin may say otherwise, or fail.
             self._fit.start_at(self._first_epoch(recovery))

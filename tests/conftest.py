@@ -21,6 +21,14 @@ def deterministic():
 
 
 @pytest.fixture
+def processes_apart(monkeypatch):
+    """Let a finished run be run again as by another process, which gives no warning."""
+    from persist_callbacks import handing_over
+
+    monkeypatch.setattr(handing_over, "is_of_another", lambda *_: False)
+
+
+@pytest.fixture
 def synchronous(monkeypatch):
     """Let every save be done when its step begins, however fast the steps are."""
     from loops import save_at_once

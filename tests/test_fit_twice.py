@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import keras
 import numpy as np
 import pytest
@@ -104,6 +106,7 @@ def script(directory, source, *, fine_tune, crash_after=None):
         (as_py_dataset, False, FIRST + 1),
     ],
 )
+@pytest.mark.usefixtures("processes_apart")
 def test_a_run_directory_for_each_fit(source, fine_tune, step, tmp_path):
     """Crashed in the first or in the second; the finished one trains nothing more."""
     expected = script(None, source, fine_tune=fine_tune)
@@ -130,6 +133,28 @@ def test_one_run_directory_for_two_fits(tmp_path, capsys):
     assert int(model.optimizer.iterations.numpy()) == FIRST
     assert fit(3).epoch == [0, 1, 2]
     assert int(model.optimizer.iterations.numpy()) == SECOND
+
+
+def test_another_model_that_a_finished_run_leaves_untrained_is_warned_of(tmp_path):
+    """As in a cross validation, whose folds would all get the weights of the first."""
+    fed = as_arrays()
+
+    def fit(model, epochs, run="run"):
+        ours = PeriodicCheckpoint(tmp_path / run, verbose=0)
+        model.fit(**fed, epochs=epochs, verbose=0, callbacks=[ours])
+        return model
+
+    first = fit(sequential(), 2)
+    fit(sequential(), 2, "another")
+    with pytest.warns(PersistWarning, match="run: the run there was finished by anot"):
+        second = fit(sequential(), 2)
+    np.testing.assert_equal(second.get_weights(), first.get_weights())
+    fit(second, 2)
+    # With more epochs it is asked for.
+    fit(sequential(), 3)
+    gc.collect()
+    with pytest.warns(PersistWarning, match="at the end of epoch 3. This model gets"):
+        fit(sequential(), 3)
 
 
 @pytest.mark.parametrize("epochs", [2, 3], ids=["nothing left", "goes on"])

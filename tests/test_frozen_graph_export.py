@@ -536,6 +536,7 @@ def test_freezing_the_checkpoint_gives_the_same_bytes(tmp_path):
     assert (tmp_path / "again.pb").read_bytes() == (run / "model.pb").read_bytes()
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_rerun_of_a_finished_run_exports_again(tmp_path):
     """Nothing is trained, and the PB that was lost is there again, bit by bit."""
     run = tmp_path / "run"

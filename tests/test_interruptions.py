@@ -133,6 +133,7 @@ def journal(run, event):
         ("on_test_end", 2, 2 * BATCHES, twice_inside),
     ],
 )
+@pytest.mark.usefixtures("processes_apart")
 def test_stopped_anywhere_and_exact_after(hook, number, step, source, tmp_path):
     """Nothing is lost: what was trained is saved, in a validation too."""
     run = tmp_path / "run"
@@ -334,6 +335,7 @@ def test_a_write_that_takes_too_long_is_given_up(tmp_path, capsys, monkeypatch):
             thread.join()
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_nothing_is_exported_of_a_run_that_was_stopped(tmp_path):
     """An older PB stays; the rerun writes the final one."""
     run, pb = tmp_path / "run", tmp_path / "model.pb"

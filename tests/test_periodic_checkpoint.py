@@ -776,6 +776,7 @@ def test_a_save_that_gets_no_thread_is_warned_of_and_tried_again(tmp_path, monke
     assert saved_steps(tmp_path)[-1] == 14
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_odd_variables_of_a_model(tmp_path):
     """Strings, and a shape that may change, are kept at the end of training too."""
 
@@ -793,7 +794,7 @@ def test_odd_variables_of_a_model(tmp_path):
     assert rerun.words.numpy().tolist() == [b"a", b"bcd"]
 
 
-@pytest.mark.usefixtures("synchronous")
+@pytest.mark.usefixtures("synchronous", "processes_apart")
 def test_what_is_printed(tmp_path, capsys):
     """0 prints nothing, 1 where a run goes on and how it ended, 2 each checkpoint."""
     keras.utils.set_random_seed(3)

@@ -161,6 +161,7 @@ def test_saving_changes_nothing(tmp_path):
     assert found == expected
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_callbacks_decide_as_they_would_have(tmp_path):
     """EarlyStopping and ReduceLROnPlateau keep their patience over a crash."""
 
@@ -226,6 +227,7 @@ def test_a_users_callback_sees_each_batch_once(tmp_path):
     assert counters[-1].batches == counters[0].batches
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(tmp_path):
     """A rerun with a larger total ends like a run that had it from the start."""
 
@@ -244,6 +246,7 @@ def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(tmp_path):
     assert longer == train(sequential, epochs(4), None)
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_going_on_after_averaged_weights(tmp_path):
     """What train end puts into the weights does not leak into further epochs."""
 
