@@ -99,7 +99,8 @@ def test_single_numbers_are_no_arrays_where_none_are_allowed(value):
         [lambda: None],
         np.array(["text"]),
     ],
-    ids=repr,
+    # Not as they print themselves, which is an address for some.
+    ids=lambda value: type(value).__name__,
 )
 def test_what_json_cannot_hold_is_refused(value):
     """By the place where it was found, and what it was."""
