@@ -22,6 +22,7 @@ from persist_callbacks.graph.enlarging import (
 )
 from persist_callbacks.graph.for_opencv import suit_opencv
 from persist_callbacks.graph.names import unique
+from persist_callbacks.graph.next_weights import affine_into_next_weights
 from persist_callbacks.graph.norms import differences_from_means
 from persist_callbacks.graph.plainer import (
     additions_to_biases,
@@ -73,6 +74,7 @@ PASSES: Mapping[str, Pass] = {
     "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
     "scales_into_weights": lambda g, *_: scales_into_weights(g),
     "additions_to_biases": lambda g, *_: additions_to_biases(g),
+    "affine_into_next_weights": lambda g, *_: affine_into_next_weights(g),
     "sums_of_products_to_differences": lambda g, *_: sums_of_products_to_differences(g),
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
     "pads_into_convolutions": lambda g, *_: pads_into_convolutions(g),

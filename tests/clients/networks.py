@@ -51,6 +51,23 @@ def transformer_encoder() -> Any:
     return keras.Model(ids, L.Dense(10, activation="softmax", name="predictions")(x))
 
 
+def pre_norm_transformer() -> Any:
+    """Give a ViT of four blocks that normalize first: 64 patches and a token."""
+    pictures = keras.Input((64, 64, 3), name="pictures")
+    x = L.Conv2D(96, 8, strides=8)(L.Rescaling(1 / 255)(pictures))
+    x = L.Reshape((64, 96))(x)
+    token = L.Embedding(1, 96)(ops.zeros_like(x[:, :1, 0], dtype="int32"))
+    x = L.Concatenate(axis=1)([token, x])
+    x = x + L.Embedding(65, 96)(ops.arange(65))
+    for _ in range(4):
+        y = L.LayerNormalization(epsilon=1e-6)(x)
+        x = x + L.MultiHeadAttention(4, 24)(y, y)
+        y = L.LayerNormalization(epsilon=1e-6)(x)
+        x = x + L.Dense(96)(L.Dense(384, activation="gelu")(y))
+    x = L.LayerNormalization(epsilon=1e-6)(x)[:, 0]
+    return keras.Model(pictures, L.Dense(10, activation="softmax")(x))
+
+
 def stacked_lstm() -> Any:
     """Give two recurrent layers over 50 steps of 32 numbers."""
     x = keras.Input((50, 32), name="sequence")
@@ -96,7 +113,10 @@ def unet_upsampling() -> Any:
 
 OTHERS: dict[str, Callable[[], Any]] = {
     kind.__name__: kind
-    for kind in (transformer_encoder, stacked_lstm, unet_transposed, unet_upsampling)
+    for kind in (
+        *(transformer_encoder, pre_norm_transformer, stacked_lstm),
+        *(unet_transposed, unet_upsampling),
+    )
 }
 
 
