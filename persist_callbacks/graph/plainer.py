@@ -12,8 +12,7 @@ from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.writing import Writer, rewritten
 
-_TAKE_BIAS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv2DBackpropInput")
-_SCALED = ("Conv2D", "DepthwiseConv2dNative", "MatMul")
+_HAVE_WEIGHTS = ("Conv2D", "DepthwiseConv2dNative", "MatMul", "Conv2DBackpropInput")
 
 
 def additions_to_biases(graph_def: Any) -> Any:
@@ -30,7 +29,7 @@ def additions_to_biases(graph_def: Any) -> Any:
     for node in graph_def.node:
         for value, constant in _with_constant(by_name, node, ("Add", "AddV2")):
             maker = by_name.get(value)
-            if maker is not None and maker.op in _TAKE_BIAS:
+            if maker is not None and maker.op in _HAVE_WEIGHTS:
                 pairs[node.name] = (value, constant)
     shapes = inferred_shapes(graph_def, [value for value, _ in pairs.values()])
 
@@ -50,7 +49,8 @@ def additions_to_biases(graph_def: Any) -> Any:
 def scales_into_weights(graph_def: Any) -> Any:
     """Fold the product of one number a channel into the weights before it, to rounding.
 
-    TensorFlow's own folding does so for Conv2D alone, and not across a bias.
+    TensorFlow's own folding does so for Conv2D alone, and not across a bias. A
+    transposed convolution has its output's channels before its input's.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -61,7 +61,7 @@ def scales_into_weights(graph_def: Any) -> Any:
     for node in graph_def.node:
         for value, scale in _with_constant(by_name, node, ("Mul",)):
             made = by_name.get(value)
-            if made is None or made.op not in _SCALED or reads[made.name] > 1:
+            if made is None or made.op not in _HAVE_WEIGHTS or reads[made.name] > 1:
                 continue
             weights = by_name[nd.split(made.input[1])[0]]
             turned = "transpose_b" in made.attr and made.attr["transpose_b"].b
@@ -76,7 +76,7 @@ def scales_into_weights(graph_def: Any) -> Any:
             maker, numbers = folded[node.name]
             dtype = tf.as_dtype(maker.attr["T"].type)
             weights = writer.constant("weights", numbers, dtype)
-            writer.copy(maker, "", maker.input[0], weights)
+            writer.copy(maker, "", maker.input[0], weights, *maker.input[2:])
 
     return rewritten(graph_def, write)
 
@@ -164,6 +164,8 @@ def _scaled(maker: Any, weights: Any, scale: Any) -> np.ndarray[Any, Any] | None
     by_channel = weights.shape[-1:]
     if maker.op == "DepthwiseConv2dNative":
         by_channel = weights.shape[2:]
+    elif maker.op == "Conv2DBackpropInput":
+        by_channel = (weights.shape[2], 1)
     rank = 2 if maker.op == "MatMul" else 4
     channels = int(np.prod(by_channel))
     numbers = _per_channel(scale, tf.TensorShape([None] * (rank - 1) + [channels]))

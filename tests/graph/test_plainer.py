@@ -66,6 +66,9 @@ MAKERS = {
         x, filters(3, 3, 4, 2), [1, 1, 1, 1], "SAME"
     ),
     "convolution": lambda x: tf.nn.conv2d(x, filters(3, 3, 4, 8), 1, "SAME"),
+    "transposed": lambda x: tf.nn.conv2d_transpose(
+        x, filters(3, 3, 8, 4), tf.stack([tf.shape(x)[0], 12, 12, 8]), 2
+    ),
     "dense": lambda x: tf.matmul(tf.reshape(x, [-1, 4]), filters(4, 8)),
 }
 
