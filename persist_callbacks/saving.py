@@ -276,7 +276,7 @@ class Saver:
         now = time.monotonic()
         self._started_at = self._saved_at = now
         self._saved_step, self._saved_epoch = start.step, start.epoch
-        self._first_step = start.step
+        self._first_step = self._asked_step = self._failed_step = start.step
         self._overhead = Overhead()
         self._in_case_spent = self._in_case_cost = 0.0
         self._told_interval = False
@@ -316,6 +316,7 @@ class Saver:
         """
         if self._writer.busy and not at_epoch_end:
             return None
+        self._asked_step = position.step
         reason = self._reason(position, at_epoch_end, epoch_seconds_left, score)
         if reason is not None and self._writer.busy:
             # What an epoch's end asks for cannot be had at a later step.
@@ -334,7 +335,9 @@ class Saver:
         past = Past(
             started_at=self._started_at,
             saved_at=self._saved_at,
-            saved_step=self._saved_step,
+            # What could not be taken is tried again at the next trigger, as the warning
+            # says, and not at each step.
+            saved_step=max(self._saved_step, self._failed_step),
             saved_epoch=self._saved_epoch,
             spent_seconds=self._overhead.spent,
             expected_seconds=self._expected(),
@@ -417,7 +420,7 @@ class Saver:
             # There may be no thread to be had.
             self._writer.submit(job)
         except Exception as error:  # noqa: BLE001 - reported as on_error says
-            self._saved_at = begun
+            self._saved_at, self._failed_step = begun, self._asked_step
             _note_failure(self._store, error)
             self._fail(error)
             return

@@ -23,6 +23,7 @@ import tensorflow as tf
 
 from loops import CLASSES, FEATURES, Crash, CrashAt, data
 from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.checkpointed_run import CheckpointedRun
 from persist_callbacks.errors import (
     ArgumentError,
     NothingToResume,
@@ -299,7 +300,7 @@ class Unwritable(keras.callbacks.Callback):
         pass
 
 
-@pytest.mark.parametrize(("until", "kept"), [(9, [9, 14]), (99, [])])
+@pytest.mark.parametrize(("until", "kept"), [(9, [10, 14]), (99, [])])
 @pytest.mark.usefixtures("synchronous")
 def test_a_state_that_cannot_be_taken_ends_nothing(until, kept, tmp_path):
     """Be it at a step, before a validation, or at the end of the last epoch."""
@@ -757,6 +758,24 @@ def test_a_run_too_short_for_its_ceiling_is_told_so(tmp_path, capsys):
     said = capsys.readouterr().out
     assert saved_steps(tmp_path) == [14]
     assert said.count("max_overhead=0.001 held back what was asked for") == 1
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_what_cannot_be_taken_is_tried_again_at_the_next_trigger(tmp_path, monkeypatch):
+    """And not at each of the steps in between, with a warning for each."""
+    take, tried = CheckpointedRun._take, []
+
+    def refuse_some(run, position, *arguments, **options):
+        tried.append(position.step)
+        if position.step < 9:
+            raise ValueError("not now")
+        return take(run, position, *arguments, **options)
+
+    monkeypatch.setattr(CheckpointedRun, "_take", refuse_some)
+    with pytest.warns(PersistWarning, match="not now"):
+        fit(linear(), ours(tmp_path, every_steps=3, keep_last=9))
+    assert tried == [3, 6, 9, 12, 14]
+    assert saved_steps(tmp_path) == [9, 12, 14]
 
 
 def test_a_save_that_gets_no_thread_is_warned_of_and_tried_again(tmp_path, monkeypatch):
