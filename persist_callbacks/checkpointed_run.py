@@ -40,7 +40,13 @@ from persist_callbacks.training import (
     settings,
 )
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
-from persist_callbacks.training.fit_loop import END_OF_DATA, FitLoop, Logs, Tail
+from persist_callbacks.training.fit_loop import (
+    END_OF_DATA,
+    FitLoop,
+    Logs,
+    Tail,
+    UnsavedOps,
+)
 from persist_callbacks.watchers import Watcher
 
 # Of all tails the checkpoint's comes first: an export may want the best checkpoint.
@@ -121,7 +127,7 @@ class CheckpointedRun:
         self._refresh_due = True
         self._meta: bytes | None = None
         self._meta_asked = False
-        self._monitor_missed = False
+        self._monitor_missed = self._test_told = False
         self._epoch_began_at = self._said_at = time.monotonic()
         self._epoch_seconds: float | None = None
 
@@ -554,7 +560,7 @@ class CheckpointedRun:
             self._size_known = True
             self._capturer.refresh()
             self._saver.expect(self._capturer.size)
-            self._tell_of_random_ops()
+            self._tell_of_unsaved("train", self._loop.unsaved_ops())
         self._held = None
 
         def take() -> Snapshot:
@@ -610,22 +616,31 @@ class CheckpointedRun:
             in_case=in_case,
         )
 
-    def _tell_of_random_ops(self) -> None:
-        """Say once, when the train function is traced, what no checkpoint can hold."""
-        drawing, changing = self._loop.unsaved_ops()
-        if changing:
+    def _tell_of_unsaved(
+        self, kind: Literal["train", "test"], unsaved: UnsavedOps
+    ) -> None:
+        """Say once, when a function is traced, what of it no checkpoint can hold."""
+        if unsaved.changing:
             warnings.warn(
-                f"A train step changes a lookup table ({', '.join(changing)}), whose "
-                "content is not saved: keep what training changes in variables.",
+                f"A {kind} step changes a lookup table or a queue "
+                f"({', '.join(unsaved.changing)}), whose content is not saved: keep "
+                "what training changes in variables.",
                 PersistWarning,
                 stacklevel=2,
             )
-        if drawing:
+        if unsaved.iterates:
+            warnings.warn(
+                f"A {kind} step draws from an iterator of its own, whose place is not "
+                "saved: zip its data with those that are given to fit.",
+                PersistWarning,
+                stacklevel=2,
+            )
+        if unsaved.drawing:
             when = "If this run is resumed" if self.resume_point is None else "Resumed"
             self._say(
-                f"{when}: a train step draws random numbers by ops whose place no "
-                f"checkpoint can hold ({', '.join(drawing)}), so that it draws others "
-                "than without a stop: draw by keras.random with a "
+                f"{when}: a {kind} step draws random numbers by ops whose place no "
+                f"checkpoint can hold ({', '.join(unsaved.drawing)}), so that it draws "
+                "others than without a stop: draw by keras.random with a "
                 "keras.random.SeedGenerator, or by a tf.random.Generator."
             )
 
@@ -719,6 +734,9 @@ class CheckpointedRun:
             # Metrics and callbacks have seen the end of an epoch that has none: no
             # checkpoint of it would be exact, and the last one is.
             self._cut_short = known is not None and self._batch < known
+        if not self._test_told and (unsaved := self._loop.unsaved_test_ops()):
+            self._test_told = True
+            self._tell_of_unsaved("test", unsaved)
         for data in self._watched():
             data.callbacks_end_epoch()
         self._epoch, self._batch = epoch + 1, 0

@@ -721,6 +721,47 @@ def test_a_table_that_a_step_changes_is_warned_of(tmp_path):
     assert len(warned) == 1
 
 
+class InItsSteps(keras.Model):
+    """Draws of the model's own, in its steps and in those of an evaluation."""
+
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.layers.Dense(1)
+        random = tf.data.Dataset.random(seed=1).map(lambda n: tf.cast(n % 2, "float32"))
+        self.more = iter(random)
+
+    def call(self, x):
+        return self.inner(x)
+
+    def train_step(self, data):
+        x, y = data
+        return super().train_step((x * next(self.more), y))
+
+    def test_step(self, data):
+        x, y = data
+        return super().test_step((x + tf.random.normal(tf.shape(x)), y))
+
+
+def test_what_the_models_own_steps_draw_is_told_of(tmp_path, capsys):
+    """From an iterator of its own, and at random in a validation."""
+    x, y = data()
+    model = InItsSteps()
+    model.compile("sgd", "mse")
+    with pytest.warns(PersistWarning, match="an iterator of its own") as warned:
+        model.fit(
+            *(x, y[:, None]),
+            batch_size=8,
+            epochs=3,
+            verbose=0,
+            validation_data=(x, y[:, None]),
+            callbacks=[ours(tmp_path / "run", verbose=1)],
+        )
+    assert len(warned) == 1
+    said = capsys.readouterr().out
+    assert said.count("If this run is resumed: a test step draws random numbers") == 1
+    assert "a train step draws random" not in said
+
+
 def test_a_callback_that_is_kept_holds_no_data(tmp_path):
     """An iterator may have large buffers."""
     seen, kept = [], ours(tmp_path / "run")

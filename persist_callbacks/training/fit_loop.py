@@ -6,9 +6,11 @@ by name when a version moves one of them.
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any, Protocol
 
@@ -23,8 +25,28 @@ Logs = dict[str, Any]
 # What a train function may raise when the data is at its end; ``fit`` expects either.
 END_OF_DATA = (StopIteration, tf.errors.OutOfRangeError)
 
-# They change what is in a lookup table.
-_TABLE_OPS = ("LookupTableInsertV2", "LookupTableRemoveV2", "LookupTableImportV2")
+# They change what is in a lookup table, or in a queue.
+_CHANGING = re.compile(
+    r"LookupTable(Insert|Remove|Import)V2|Queue(De|En)queue\w*|Stack(Push|Pop)V2"
+)
+# What a reference to an iterator prints of itself; a data set's elements come by it.
+_OF_ITERATOR = 'type="tensorflow::data::IteratorResource"'
+
+
+@dataclass(frozen=True)
+class UnsavedOps:
+    """What a traced function does that no checkpoint follows.
+
+    Args:
+        drawing: ops that draw at random and keep their place themselves, in the kernel,
+            where nobody can read it: what Keras draws goes through seeds in variables.
+        changing: ops that change a lookup table, a queue or a stack.
+        iterates: whether it draws from an iterator that it was not given.
+    """
+
+    drawing: tuple[str, ...] = ()
+    changing: tuple[str, ...] = ()
+    iterates: bool = False
 
 
 class Step(Protocol):
@@ -230,33 +252,20 @@ class FitLoop:
                 outer = outer.run
         self._wrapped = None
 
-    def unsaved_ops(self) -> tuple[list[str], list[str]]:
-        """List ops of the train function, if it is traced, that no checkpoint follows.
-
-        Returns:
-            Those that draw at random and keep their place themselves, in the kernel,
-            where nobody can read it: what Keras draws goes through seeds in variables.
-            And those that change a lookup table.
-        """
+    def unsaved_ops(self) -> UnsavedOps:
+        """Find what the train function, if it is traced, does that is not saved."""
         function: Any = None if self._wrapped is None else self._wrapped.run
         while isinstance(function, _Wrapped):
             function = function.run
-        drawing: set[str] = set()
-        changing: set[str] = set()
-        seen: set[str] = set()
-        for concrete in _traced(function):
-            # One that another calls has been gone through with that.
-            if concrete.name in seen:
-                continue
-            definition = concrete.graph.as_graph_def()
-            seen |= {inner.signature.name for inner in definition.library.function}
-            for node in pipeline.nodes_of(definition):
-                # One of the first kind has both parts of its seed as attributes.
-                if "seed" in node.attr and "seed2" in node.attr:
-                    drawing.add(node.op)
-                elif node.op in _TABLE_OPS:
-                    changing.add(node.op)
-        return sorted(drawing), sorted(changing)
+        return _unsaved(function)
+
+    def unsaved_test_ops(self) -> UnsavedOps | None:
+        """Find what the test function does that is not saved; None before it is traced.
+
+        An evaluation by a callback is one, too.
+        """
+        function = getattr(self._model, "test_function", None)
+        return _unsaved(function) if _traced(function) else None
 
     def let_go(self) -> None:
         """Hold on to fit's data no longer: buffers of its iterator may be large."""
@@ -303,6 +312,31 @@ class _Wrapped:
 
     def __call__(self, iterator: Any) -> Logs:
         return self.step(self.run, iterator)
+
+
+def _unsaved(function: Any) -> UnsavedOps:
+    drawing: set[str] = set()
+    changing: set[str] = set()
+    iterates = False
+    seen: set[str] = set()
+    for concrete in _traced(function):
+        # One that another calls has been gone through with that.
+        if concrete.name in seen:
+            continue
+        definition = concrete.graph.as_graph_def()
+        seen |= {inner.signature.name for inner in definition.library.function}
+        for node in pipeline.nodes_of(definition):
+            # One of the first kind has both parts of its seed as attributes.
+            if "seed" in node.attr and "seed2" in node.attr:
+                drawing.add(node.op)
+            elif _CHANGING.fullmatch(node.op):
+                changing.add(node.op)
+        # What it is given, as fit's own iterator, is no capture.
+        iterates |= any(
+            outside.dtype == tf.resource and _OF_ITERATOR in str(outside)
+            for outside, _ in concrete.graph.captures
+        )
+    return UnsavedOps(tuple(sorted(drawing)), tuple(sorted(changing)), iterates)
 
 
 def _traced(function: Any) -> list[Any]:

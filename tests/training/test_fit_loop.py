@@ -14,7 +14,7 @@ import tensorflow as tf
 
 from persist_callbacks.training import fit_loop, model_building
 from persist_callbacks.training.fit_data import FitData
-from persist_callbacks.training.fit_loop import FitLoop, Tail
+from persist_callbacks.training.fit_loop import FitLoop, Tail, UnsavedOps
 
 X = np.random.default_rng(1).standard_normal((20, 3)).astype("float32")
 Y = X.sum(axis=1, keepdims=True)
@@ -327,6 +327,8 @@ class Noisy(keras.Model):
         ("generator", False, []),
         ("table", False, ["LookupTableInsertV2"]),
         ("looked up", False, []),
+        ("queue", False, ["QueueDequeueV2", "QueueEnqueueV2"]),
+        ("iterator", False, []),
     ],
 )
 def test_list_all_concrete_functions_tells_of_unsaved_ops(kind, jit, expected):
@@ -342,9 +344,18 @@ def test_list_all_concrete_functions_tells_of_unsaved_ops(kind, jit, expected):
     def look_up(shape):
         return tf.ensure_shape(table.lookup(key), [1])
 
+    queue = tf.queue.FIFOQueue(3, tf.float32, [[1]])
+    iterator = iter(tf.data.Dataset.from_tensors(np.ones(1, "float32")).repeat())
+
+    def pass_on(shape):
+        queue.enqueue(np.ones(1, "float32"))
+        return queue.dequeue()
+
     draw = {
         "table": count,
         "looked up": look_up,
+        "queue": pass_on,
+        "iterator": lambda shape: next(iterator),
         "op": lambda shape: tf.random.normal([1]),
         "keras": lambda shape: keras.random.normal((1,), seed=seed),
         "generator": lambda shape: generator.normal([1]),
@@ -358,11 +369,21 @@ def test_list_all_concrete_functions_tells_of_unsaved_ops(kind, jit, expected):
         found.append(loop)
 
     fit(model, At(on_train_begin=begin))
-    empty: list[str] = []
-    both = (empty, expected) if kind == "table" else (expected, empty)
-    assert found[0].unsaved_ops() == both
+    changing = {"table", "queue"}
+    names = tuple(expected)
+    if kind == "iterator":
+        wanted = UnsavedOps(iterates=True)
+    elif kind in changing:
+        wanted = UnsavedOps(changing=names)
+    else:
+        wanted = UnsavedOps(drawing=names)
+    assert found[0].unsaved_ops() == wanted
     found[0].unwrap_train_function()
-    assert found[0].unsaved_ops() == (empty, empty)
+    assert found[0].unsaved_ops() == UnsavedOps()
+    # Nothing has been evaluated yet.
+    assert found[0].unsaved_test_ops() is None
+    model.evaluate(X, Y, verbose=0)
+    assert found[0].unsaved_test_ops() == UnsavedOps()
 
 
 def test_stale_wrappers_are_removed():
