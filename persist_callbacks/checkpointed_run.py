@@ -301,7 +301,7 @@ class CheckpointedRun:
         recovery = self._recovery
         if recovery is None:
             if self._fit is not None:
-                for doubt in self._fit.data.doubts():
+                for doubt in self._doubts(self._fit.data):
                     self._say(f"If this run is resumed: {doubt}.")
             return
         if handing_over.was_changed(self._model, self._options.path):
@@ -534,7 +534,7 @@ class CheckpointedRun:
         if self._fit is not None:
             recovery.note_data(self._fit.data.left_out)
             if not quietly:
-                doubts = self._fit.data.doubts()
+                doubts = self._doubts(self._fit.data)
         recovery.note_settings(self._settings)
         in_fit = self._fit is not None
         self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
@@ -542,6 +542,18 @@ class CheckpointedRun:
         self._store.note("resumed", **point.as_event())
         if not quietly:
             self._say(str(point))
+
+    def _doubts(self, data: FitData) -> list[str]:
+        """Say what may keep a resumed run from being as it was without a stop."""
+        held = callback_state.reshuffling(self._siblings())
+        if not held:
+            return data.doubts()
+        return [
+            *data.doubts(),
+            f"callbacks hold data that reshuffle ({', '.join(held)}), and whose orders "
+            "begin again on resume: exact if the callbacks do not go through them, or "
+            "make them anew each time",
+        ]
 
     def _before_step(self, iterator: Any) -> None:
         """Save if something asks for it: here alone training is captured."""

@@ -762,6 +762,33 @@ def test_what_the_models_own_steps_draw_is_told_of(tmp_path, capsys):
     assert "a train step draws random" not in said
 
 
+class Pool(keras.callbacks.Callback):
+    """Evaluates on data of its own."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+
+    def on_epoch_end(self, epoch, logs=None):
+        self.model.evaluate(self.pool, verbose=0)
+
+
+@pytest.mark.parametrize("anew", [True, False])
+def test_data_of_callbacks_that_reshuffle_are_told_of(anew, tmp_path, capsys):
+    """Their orders begin again in a new process."""
+    keras.utils.set_random_seed(3)
+    x, y = data()
+    pool = tf.data.Dataset.from_tensor_slices((x, y)).batch(8)
+    pool = pool.shuffle(9, seed=1, reshuffle_each_iteration=anew).take(3)
+    told = "callbacks hold data that reshuffle (Pool.pool)"
+    fit(linear(), Pool(pool), ours(tmp_path / "run", verbose=1), epochs=1)
+    assert capsys.readouterr().out.count(f"If this run is resumed: {told}") == anew
+    again = ours(tmp_path / "run", verbose=1)
+    fit(linear(), Pool(pool), again, epochs=2)
+    assert capsys.readouterr().out.count(f"in doubt: {told}") == anew
+    assert len(again.resume_point.report.doubts) == anew
+
+
 def test_a_callback_that_is_kept_holds_no_data(tmp_path):
     """An iterator may have large buffers."""
     seen, kept = [], ours(tmp_path / "run")

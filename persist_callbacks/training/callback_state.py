@@ -16,10 +16,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import tensorflow as tf
 
 from persist_callbacks.training import (
     csv_log,
     json_values,
+    pipeline,
     prints,
     randomness,
     variables,
@@ -145,6 +147,16 @@ def ids_of_saved(model: Any) -> set[int]:
     """
     live = variables.collect(model, randomness.seed_variables())
     return {id(item.variable) for item in live}
+
+
+def reshuffling(callbacks: Iterable[Any]) -> list[str]:
+    """Name the attributes of callbacks that are data sets which reshuffle."""
+    return [
+        f"{type(callback).__qualname__}.{name}"
+        for callback in callbacks
+        for name, value in vars(callback).items()
+        if isinstance(value, tf.data.Dataset) and pipeline.reshuffles(value)
+    ]
 
 
 class ForgottenState:

@@ -127,6 +127,15 @@ def draws_from_generators(dataset: Any) -> bool:
     )
 
 
+def reshuffles(dataset: Any) -> bool:
+    """Whether each iterator over a pipeline goes through it in another order."""
+    return any(
+        _kind(part) == "ShuffleDataset"
+        and getattr(part, "_reshuffle_each_iteration", None) is not False
+        for part in parts(dataset)
+    )
+
+
 def calls_python(dataset: Any) -> bool:
     """Whether Python code makes or changes the elements, at any depth."""
     for part in parts(dataset):
