@@ -23,6 +23,7 @@ from persist_callbacks.errors import (
     NothingToResume,
     PersistError,
     PersistWarning,
+    SaveFailed,
     UnexpectedRun,
 )
 from persist_callbacks.interruptions import Interruptions
@@ -539,7 +540,14 @@ class CheckpointedRun:
         in_fit = self._fit is not None
         self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
         recovery.forget_tensors()
-        self._store.note("resumed", **point.as_event())
+        try:
+            self._store.note("resumed", **point.as_event())
+        except SaveFailed as error:
+            warnings.warn(
+                f"{error} The run goes on without its journal.",
+                PersistWarning,
+                stacklevel=2,
+            )
         if not quietly:
             self._say(str(point))
 

@@ -81,6 +81,10 @@ class CheckpointDamaged(PersistError):
     """A checkpoint's files are not what its manifest says."""
 
 
+class CheckpointUnreadable(CheckpointDamaged):
+    """The system does not let a checkpoint be read, which says nothing against it."""
+
+
 class NoSoundCheckpoint(PersistError):
     """The run has checkpoints, and none of them is sound."""
 

@@ -319,6 +319,19 @@ def test_a_state_that_cannot_be_taken_ends_nothing(until, kept, tmp_path):
     assert int(model.optimizer.iterations.numpy()) == 14
 
 
+def test_a_run_goes_on_without_its_journal(tmp_path):
+    """Something else has its name: warned of, and no reason not to resume."""
+    fit(linear(), ours(tmp_path), epochs=1)
+    (tmp_path / "journal.jsonl").unlink()
+    (tmp_path / "journal.jsonl").mkdir()
+    again = ours(tmp_path)
+    with pytest.warns(PersistWarning, match="journal") as warned:
+        fit(linear(), again, epochs=2)
+    assert any("goes on without its journal" in str(each.message) for each in warned)
+    assert again.resume_point.step == 7
+    assert kept_steps(tmp_path) == [7, 14]
+
+
 def test_two_of_them_in_one_fit_are_refused(tmp_path):
     """Each would answer for steps that the other has passed."""
     both = [ours(tmp_path / "one"), ours(tmp_path / "other")]

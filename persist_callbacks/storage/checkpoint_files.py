@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
 
-from persist_callbacks.errors import CheckpointDamaged
+from persist_callbacks.errors import CheckpointDamaged, CheckpointUnreadable
 from persist_callbacks.storage import layout
 from persist_callbacks.storage.reading import read_plain
 
 GO_BACK = "Use an earlier checkpoint, or restore this one from a copy."
+# Rights, limits of the process, and a server that is away: another time, or to another
+# user, the file can be read.
+_NO_DAMAGE = frozenset(
+    [
+        *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENFILE, errno.ENOMEM),
+        *(errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN),
+    ]
+)
 
 
 def require_folder(folder: Path) -> None:
@@ -89,7 +98,19 @@ def read_file(folder: Path, name: str) -> bytes:
 
 
 def unreadable(where: str, error: OSError) -> CheckpointDamaged:
-    """Make an error of what the system says of a file."""
+    """Make an error of what the system says of a file.
+
+    Returns:
+        A `CheckpointUnreadable` where the file may well be sound.
+    """
+    if error.errno in _NO_DAMAGE:
+        return CheckpointUnreadable(
+            where,
+            expected="to be allowed to read it",
+            found=error.strerror or str(error),
+            advice="See to that and try again: it may be sound. To go on from an "
+            "earlier checkpoint, move this one away.",
+        )
     return CheckpointDamaged(
         where,
         expected="a readable file",

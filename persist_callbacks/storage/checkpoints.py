@@ -16,6 +16,7 @@ from persist_callbacks import paths
 from persist_callbacks.errors import (
     CheckpointDamaged,
     CheckpointNotFound,
+    CheckpointUnreadable,
     FormatTooNew,
     NoSoundCheckpoint,
     PersistError,
@@ -156,6 +157,7 @@ def newest_sound(directory: Path) -> Sound:
         NoSoundCheckpoint: there are checkpoints, all damaged or set aside as such.
         FormatTooNew: one that is newer than the newest sound one was written by a
             newer persist_callbacks; going back behind it would lose work.
+        CheckpointUnreadable: or it may be sound, and cannot be read here.
     """
     for _ in range(_SURVEYS):
         with contextlib.suppress(Vanished):
@@ -174,7 +176,7 @@ def _newest_sound(directory: Path) -> Sound:
                 failure = error
         else:
             path, failure = found
-        if isinstance(failure, FormatTooNew):
+        if isinstance(failure, (FormatTooNew, CheckpointUnreadable)):
             raise failure
         passed_over.append((path, failure))
     reasons = [str(error) for _, error in passed_over]

@@ -18,6 +18,7 @@ from persist_callbacks.errors import (
     CheckpointDamaged,
     ForeignCheckpoint,
     PersistError,
+    SaveFailed,
 )
 from persist_callbacks.records import CheckpointRecord, Position, Score
 from persist_callbacks.storage import (
@@ -171,6 +172,7 @@ class Store:
             NoSoundCheckpoint: there are checkpoints, all damaged.
             FormatTooNew: one that is newer than the newest sound one was written by
                 a newer persist_callbacks; going back behind it would lose work.
+            CheckpointUnreadable: or it may be sound, and cannot be read here.
         """
         return checkpoints.newest_sound(self.directory)
 
@@ -328,7 +330,11 @@ class Store:
         with saving(path):
             self._announce(without={path.name})
             durable.move_aside(path, target)
-        self.note("set aside", checkpoint=path.name, kept_as=target.name, reason=reason)
+        # What goes on from an earlier one can do so without a journal.
+        with contextlib.suppress(SaveFailed):
+            self.note(
+                "set aside", checkpoint=path.name, kept_as=target.name, reason=reason
+            )
         return target
 
     def prune(self, names: Collection[str]) -> None:
