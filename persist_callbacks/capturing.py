@@ -281,10 +281,12 @@ class Capturer:
                 position,
                 validation_variables=len(beginning.variables),
                 validation_own=beginning.own,
+                validation_order=beginning.order.record,
             )
             keys = position.validation_keys()
             return position, {
                 **dict(zip(keys, beginning.variables, strict=True)),
+                **beginning.order.arrays,
                 **tensors,
             }
 

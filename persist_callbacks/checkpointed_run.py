@@ -40,7 +40,12 @@ from persist_callbacks.training import (
     model_building,
     settings,
 )
-from persist_callbacks.training.fit_data import Beginning, FitData, Passed
+from persist_callbacks.training.fit_data import (
+    Beginning,
+    FitData,
+    Passed,
+    note_order,
+)
 from persist_callbacks.training.fit_loop import (
     END_OF_DATA,
     FitLoop,
@@ -255,8 +260,10 @@ class CheckpointedRun:
                 filling=self._filling,
             )
             self._fit.data.count_epochs(passed.epochs)
+            note_order(self._fit.validates_on)
             self._validated = passed
             if self._recovery is not None:
+                self._fit.data.mark_end()
                 self._validation_beginning = self._recovery.validation_beginning()
             if state is not None:
                 self._fit.data.expect_length(state.batches_per_epoch)
@@ -482,6 +489,7 @@ class CheckpointedRun:
         """Put the rest back after an epoch's steps, all of which were done."""
         assert self._fit is not None
         replays = False
+        self._fit.data.put_back_order(recovery.data_beginning())
         if self._rewinder is not None and not recovery.state.data.begins:
             replays = self._rewinder.replays and self._fit.data.is_python
             self._rewinder.restore(
@@ -671,24 +679,28 @@ class CheckpointedRun:
         if self._fit is None:
             return
         self._saver.pause()
-        if self._recovery is not None and self._recovery.state.in_validation:
+        begun = self._recovery is not None and self._recovery.state.in_validation
+        if self._recovery is not None and begun:
             self._resume_in_validation(self._recovery)
         if self._validation is None and self._fit.validation_data is not None:
             # It may reshuffle too.
             self._validation = validation = self._fit.validation_data
             passed = self._validated
+            beginning = self._validation_beginning or Beginning()
             validation.count_iterators(
                 passed.validation_iterators,
-                self._validation_beginning,
+                validation.beginning_of_validation(beginning),
                 drawn_before=passed.validation_drawn,
                 run=self._validation_name,
                 filling=self._filling,
+                where="data/validation",
             )
-            # Every validation begins by telling its data of an epoch's end; of this
-            # first one nobody could count it.
-            ended = passed.validation_epochs
-            validation.count_epochs(ended + bool(ended))
+            validation.count_validations(
+                passed.validation_epochs, beginning, self._fit.data, begun=begun
+            )
             validation.watch(self._ids_of_saved, self._fit.data)
+            for doubt in validation.order_doubts() if self.resume_point else ():
+                self._say(f"Resumed: {doubt}.")
         if self._recovery is None and self._interruptions.is_listening:
             data = self._fit.data
             self._held = self._saver.take_in_case(
@@ -882,7 +894,7 @@ class CheckpointedRun:
         validation = self._validation
         if validation is None:
             return self._validation_beginning
-        return validation.beginning_next()
+        return validation.beginning_now()
 
     def _siblings(self) -> list[Any]:
         return [member for member in self._loop.callbacks if member is not self._owner]

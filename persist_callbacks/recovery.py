@@ -34,6 +34,7 @@ from persist_callbacks.training import (
 from persist_callbacks.training import state as training_state
 from persist_callbacks.training import variables as training_variables
 from persist_callbacks.training.fit_data import Beginning
+from persist_callbacks.training.orders import Order
 from persist_callbacks.training.state import BEFORE_TRAIN_END, TrainingState
 
 
@@ -329,14 +330,25 @@ class Recovery:
         values = tuple(self.tensors()[key] for key in data.variable_keys())
         # That of an iterator under way is put back into fit's own, once it has one.
         seeds = self._iterator_state() if data.begins else None
-        has_caches = data.way == "iterator"
-        return Beginning(values, data.random, data.own, seeds, has_caches)
+        return Beginning(
+            values,
+            data.random,
+            data.own,
+            seeds,
+            has_caches=data.way == "iterator",
+            order=self._order(data.order),
+        )
 
     def validation_beginning(self) -> Beginning:
         """Return what the next iterator over the validation data is to begin with."""
         data = self.state.data
         values = tuple(self.tensors()[key] for key in data.validation_keys())
-        return Beginning(values, own=data.validation_own)
+        order = self._order(data.validation_order)
+        return Beginning(values, own=data.validation_own, order=order)
+
+    def _order(self, record: dict[str, Any]) -> Order:
+        names = json_values.array_names(record)
+        return Order(record, {name: self.tensors()[name] for name in names})
 
     def data_end(self) -> Beginning:
         """Return what a data set is left with by a run that has no epoch left."""

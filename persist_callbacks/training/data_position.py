@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import tensorflow as tf
 
 from persist_callbacks.errors import DataMismatch
-from persist_callbacks.training import pipeline
+from persist_callbacks.training import json_values, pipeline
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 
 KEY = "data/iterator"
@@ -46,6 +46,8 @@ class DataPosition:
         validation_own: the own state of a ``PyDataset`` to validate on.
         redrawn: batches that were drawn after the iterator's state was taken, and are
             drawn again on resume: its state would not have been whole here.
+        order: what a ``PyDataset`` changes at epochs' ends, see `orders`.
+        validation_order: likewise of one to validate on.
     """
 
     way: Literal["iterator", "replay"]
@@ -59,6 +61,8 @@ class DataPosition:
     validation_variables: int = 0
     validation_own: dict[str, Any] | None = None
     redrawn: int = 0
+    order: dict[str, Any] = field(default_factory=dict)
+    validation_order: dict[str, Any] = field(default_factory=dict)
 
     @property
     def drawn_before(self) -> int:
@@ -69,7 +73,8 @@ class DataPosition:
     def keys(self) -> list[str]:
         """List the names of the tensors that go with it in the checkpoint."""
         state = [KEY] if self.way == "iterator" else []
-        return state + self.variable_keys() + self.validation_keys()
+        orders = json_values.array_names([self.order, self.validation_order])
+        return state + self.variable_keys() + self.validation_keys() + orders
 
     def variable_keys(self) -> list[str]:
         """List the names of the pipeline's variables in the checkpoint."""
@@ -243,8 +248,10 @@ def _position(
         begins,
         reason,
         redrawn=redrawn,
+        order=began.order.record,
     )
     tensors = dict(zip(position.variable_keys(), began.variables, strict=True))
+    tensors.update(began.order.arrays)
     return position, tensors if state is None else {KEY: state, **tensors}
 
 

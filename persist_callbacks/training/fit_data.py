@@ -6,16 +6,26 @@ alone, and ``tests/training/test_fit_loop.py`` fails by name when a version move
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import weakref
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+import keras
 import tensorflow as tf
 
-from persist_callbacks.training import pipeline, preview, python_data, randomness
+from persist_callbacks.training import (
+    orders,
+    pipeline,
+    preview,
+    python_data,
+    randomness,
+)
+from persist_callbacks.training.orders import Order, Orders
+from persist_callbacks.training.python_data import has_protocol
 from persist_callbacks.training.shuffles import Seeds
 
 
@@ -51,6 +61,7 @@ class Beginning:
         seeds: state of an iterator that was made before, and has taken the last seeds
             from the data set; None where nothing but their number tells.
         has_caches: whether a saved state brings back what is cached in memory.
+        order: what a ``PyDataset`` changes at epochs' ends, see `orders`.
     """
 
     variables: tuple[Any, ...] = ()
@@ -58,6 +69,7 @@ class Beginning:
     own: dict[str, Any] | None = None
     seeds: Any = None
     has_caches: bool = False
+    order: Order = field(default_factory=Order)
 
 
 class _FirstBatch:
@@ -110,6 +122,8 @@ class FitData:
         self._forgotten: python_data.ForgottenChanges | None = None
         self._calls_python: bool | None = None
         self._drawn_from: weakref.ref[Any] | None = None
+        self._marks_end = False
+        self._end: Beginning | None = None
 
     @classmethod
     def of(cls, fit_locals: Mapping[str, Any]) -> FitData | None:
@@ -169,6 +183,10 @@ class FitData:
         return getattr(self._source.data_adapter, "py_dataset", None)
 
     @property
+    def _orders(self) -> Orders | None:
+        return _orders_of(self._py_dataset)
+
+    @property
     def _dataset(self) -> Any:
         data = self._source._distributed_dataset
         return data.data if isinstance(data, _Counted) else data
@@ -222,7 +240,18 @@ class FitData:
                 "that one reshuffles, the epochs after the resumed one may come in "
                 "another order"
             )
-        if source is not None and not python_data.has_protocol(source):
+        if self._orders is not None:
+            doubts += self._orders.doubts()
+            known = self._source.data_adapter.num_batches
+            parts = self._source.steps_per_epoch
+            if parts is not None and parts != known and self._orders.saved():
+                doubts.append(
+                    "the data change at an epoch's end while batches of theirs have "
+                    f"been read ahead, as epochs are of {parts} batches"
+                    + (f" and the data of {known}" if known else "")
+                    + ": exact if fit is not given steps_per_epoch"
+                )
+        if source is not None and not has_protocol(source):
             held = [path for path, _ in python_data.generators(source)]
             if held and (source.workers or 0) > 1:
                 doubts.append(
@@ -351,18 +380,15 @@ class FitData:
         data = self._source._distributed_dataset
         return data.beginning_now() if isinstance(data, _Counted) else Beginning()
 
-    def beginning_next(self) -> Beginning:
-        """What the iterator of the next validation will begin with.
+    def put_back_order(self, beginning: Beginning) -> None:
+        """Put a ``PyDataset``'s order back, after fit told it of the epoch's end again.
 
-        An epoch's end is told before. What shuffles by its own generator then is made
-        up for by the ends that were told, and not put back.
+        Args:
+            beginning: what the iterator in use goes on with.
         """
-        beginning, source = self.beginning_now(), self._py_dataset
-        if source is None or python_data.has_protocol(source):
-            return beginning
-        if python_data.ends_epochs(source):
-            return dataclasses.replace(beginning, own=None)
-        return beginning
+        data = self._source._distributed_dataset
+        if isinstance(data, _Counted):
+            data.put_back_order(beginning)
 
     def catch_up(self, iterators: int, drawn: int, beginning: Beginning) -> None:
         """Bring data that no epoch is left for to where an earlier process left them.
@@ -394,6 +420,7 @@ class FitData:
         drawn_before: int = 0,
         run: str = "",
         filling: Callable[[int], None] = lambda number: None,
+        where: str = "data",
     ) -> None:
         """Count the iterators that fit makes, and make up for earlier ones first.
 
@@ -406,6 +433,7 @@ class FitData:
                 the same data set, in another call of fit, count too.
             filling: called with the number of each batch that is drawn to fill a cache
                 in memory with what the first epoch had left in it.
+            where: the beginning of the names of the data's tensors.
         """
         if isinstance(self._source._distributed_dataset, _Counted):
             return
@@ -420,6 +448,7 @@ class FitData:
             tally=self._tally(run),
             seeds=self.seeds,
             filling=filling,
+            where=where,
         )
 
     def share_seeds(
@@ -473,30 +502,127 @@ class FitData:
         Args:
             ended_before: how many the data of an earlier process had seen.
         """
-        adapter, python = self._source.data_adapter, self._py_dataset
         self._epochs = ended_before
-        if python is not None and not python_data.has_protocol(python):
-            for _ in range(ended_before):
-                python.on_epoch_begin()
-                python.on_epoch_end()
+        self._end_epochs(ended_before)
+        adapter, data = self._source.data_adapter, self._source._distributed_dataset
         tell: Callable[[], None] = adapter.on_epoch_end
 
         def told() -> None:
             self._epochs += 1
-            tell()
+            enqueuer = getattr(adapter, "enqueuer", None)
+            if enqueuer is not None:
+                # As the adapter does first: what workers change is not the end's doing.
+                enqueuer.stop()
+            with self._finding_order("on_epoch_end"):
+                tell()
+            if isinstance(data, _Counted):
+                if self.keeps_iterator:
+                    data.order_changes()
+                if self._marks_end:
+                    self._end = data.beginning_now(randomness.capture())
             if self._forgotten is not None:
                 self._forgotten.own_part_ends()
 
         adapter.on_epoch_end = told
-        data = self._source._distributed_dataset
-        if isinstance(data, _Counted) and _shuffles_in_a_thread(adapter):
-            begin: Callable[[], None] = adapter.on_epoch_begin
+        if isinstance(data, _Counted) and self._py_dataset is not None:
+            self._count_begins(adapter, data)
 
-            def begin_after() -> None:
-                data.epoch_begins()
+    def _count_begins(self, adapter: Any, data: _Counted) -> None:
+        begin: Callable[[], None] = adapter.on_epoch_begin
+        works_ahead = getattr(adapter, "enqueuer", None) is not None
+
+        def begin_after() -> None:
+            if works_ahead:
+                data.work_begins(with_random=bool(adapter.shuffle))
+            with self._finding_order("on_epoch_begin"):
                 begin()
+            known = None if self._drawn_from is None else self._drawn_from()
+            waits = self.keeps_iterator and known is not self._source._current_iterator
+            if waits and not works_ahead:
+                # It was made before the last epoch's end, and is drawn from now.
+                data.begin_anew()
 
-            adapter.on_epoch_begin = begin_after
+        adapter.on_epoch_begin = begin_after
+
+    def count_validations(
+        self, ended_before: int, beginning: Beginning, training: FitData, *, begun: bool
+    ) -> None:
+        """Count as `count_epochs` does, of data to validate on, once they are told.
+
+        Every validation begins by telling its data of an epoch's end. Of the first one
+        in a process, which this is called in, nobody could count it.
+
+        Args:
+            ended_before: how many the data of an earlier process had seen.
+            beginning: how these left them.
+            training: the data that the model is trained on, which may be the same.
+            begun: whether that process had told them of this validation too.
+        """
+        source, orders = self._py_dataset, self._orders
+        end, training._end = training._end, None
+        training._marks_end = False
+        if orders is not None and begun + ended_before == 0:
+            orders.find_since_noted()
+        if source is None or orders is None or begun + ended_before == 0:
+            self.count_epochs(ended_before + bool(ended_before))
+            return
+        now = randomness.capture()
+        self._end_epochs(ended_before + (begun and ended_before > 0))
+        if end is not None and not begun and training._py_dataset is source:
+            beginning = end
+        left_out = []
+        if beginning.own is not None:
+            left_out += python_data.restore(source, beginning.own)
+        left_out += orders.put_back(beginning.order)
+        if not begun:
+            # What fit has done since the epoch's end, it has done to other data.
+            now = now if end is None or end.random is None else end.random
+        randomness.restore(now)
+        if not begun:
+            with self._finding_order("on_epoch_end"):
+                source.on_epoch_end()
+        self.count_epochs(0)
+        self._epochs = ended_before + bool(ended_before)
+        data = self._source._distributed_dataset
+        if isinstance(data, _Counted):
+            data.left_out += left_out
+
+    def beginning_of_validation(self, beginning: Beginning) -> Beginning:
+        """Return what of a beginning is left to do once a validation's data are told.
+
+        Args:
+            beginning: how an earlier process had left the data, before that.
+        """
+        if self._orders is None:
+            return beginning
+        return dataclasses.replace(beginning, own=None, order=Order())
+
+    def mark_end(self) -> None:
+        """Keep how the next epoch's end leaves the data, for `count_validations`."""
+        self._marks_end = True
+
+    def _end_epochs(self, count: int) -> None:
+        """Begin and end epochs of a ``PyDataset``, for what that does to it."""
+        python = self._py_dataset
+        if python is None or has_protocol(python):
+            return
+        for number in range(count):
+            with contextlib.ExitStack() as stack:
+                if number == 0:
+                    stack.enter_context(self._finding_order())
+                python.on_epoch_begin()
+                python.on_epoch_end()
+
+    def _finding_order(self, *hooks: str) -> contextlib.AbstractContextManager[None]:
+        found = self._orders
+        return contextlib.nullcontext() if found is None else found.found_here(*hooks)
+
+    def order_doubts(self) -> list[str]:
+        """Say what of a ``PyDataset``'s order is not saved; a sentence each."""
+        if self._orders is None:
+            return []
+        self.beginning_now()
+        return self._orders.doubts()
 
     def watch(
         self, saved: Callable[[], Collection[int]], beside: FitData | None = None
@@ -510,8 +636,9 @@ class FitData:
         data = self._py_dataset
         if beside is not None and beside._py_dataset is data:
             self._forgotten = beside._forgotten
-        elif data is not None and not python_data.has_protocol(data):
-            self._forgotten = python_data.ForgottenChanges(data, saved)
+        elif data is not None and not has_protocol(data):
+            found = orders.of(data)
+            self._forgotten = python_data.ForgottenChanges(data, saved, found.saved)
 
     def callbacks_end_epoch(self) -> None:
         """Take note that every callback was told of an epoch's end."""
@@ -523,12 +650,16 @@ class FitData:
         return [] if self._forgotten is None else self._forgotten.found()
 
 
-def _shuffles_in_a_thread(adapter: Any) -> bool:
-    """Whether workers' batches are ordered by Python's generator, in their own time.
+def note_order(dataset: Any) -> None:
+    """Take note of data's order as the script made it: of data to validate on, say."""
+    found = _orders_of(dataset)
+    if found is not None:
+        found.note()
 
-    Keras starts them at the epoch's begin, before it makes an iterator.
-    """
-    return getattr(adapter, "enqueuer", None) is not None and bool(adapter.shuffle)
+
+def _orders_of(dataset: Any) -> Orders | None:
+    is_one = isinstance(dataset, keras.utils.PyDataset)
+    return orders.of(dataset) if is_one and not has_protocol(dataset) else None
 
 
 @dataclass
@@ -564,6 +695,7 @@ class _Counted:
         tally: _Tally,
         seeds: Seeds,
         filling: Callable[[int], None],
+        where: str = "data",
     ) -> None:
         self.data = data
         self.tally = tally
@@ -575,6 +707,8 @@ class _Counted:
         self._begin_with = beginning
         self._with_random = with_random
         self._source = source
+        self._orders = _orders_of(source)
+        self._where = where
         # The generators' state before the epoch, where that is what its order is by.
         self._random_before: dict[str, Any] | None = None
         # Sentences for the report, of what could not be put back.
@@ -584,11 +718,34 @@ class _Counted:
     def made(self) -> int:
         return self.tally.iterators
 
-    def epoch_begins(self) -> None:
+    def work_begins(self, *, with_random: bool) -> None:
+        """Put back what workers go by, who start before an iterator is made.
+
+        Args:
+            with_random: whether their batches are ordered by Python's generator, in
+                their own time.
+        """
         wanted = self._begin_with
-        if wanted is not None and wanted.random is not None:
-            randomness.restore(wanted.random)
-        self._random_before = randomness.capture()
+        if wanted is not None and self._orders is not None:
+            self._orders.put_back(wanted.order)
+        if with_random:
+            if wanted is not None and wanted.random is not None:
+                randomness.restore(wanted.random)
+            self._random_before = randomness.capture()
+
+    def order_changes(self) -> None:
+        """Take the order that an iterator in use goes on by."""
+        order = self._order()
+        self.beginning = dataclasses.replace(self.beginning, order=order)
+
+    def begin_anew(self) -> None:
+        """Take what an iterator begins with that was made before."""
+        self.beginning = self.beginning_now()
+
+    def put_back_order(self, beginning: Beginning) -> None:
+        """Put an order back that fit has changed since, by one more epoch's end."""
+        if self._orders is not None:
+            self._orders.put_back(beginning.order)
 
     def __iter__(self) -> Any:
         wanted, self._begin_with = self._begin_with, None
@@ -626,6 +783,11 @@ class _Counted:
             randomness.restore(beginning.random)
         if beginning.own is not None and self._source is not None:
             self.left_out += python_data.restore(self._source, beginning.own)
+        if self._orders is not None:
+            self.left_out += self._orders.put_back(beginning.order)
+
+    def _order(self) -> Order:
+        return Order() if self._orders is None else self._orders.take(self._where)
 
     def _must_go_through(self, beginning: Beginning | None) -> bool:
         """Whether the next epoch is gone through for what it leaves.
@@ -645,4 +807,5 @@ class _Counted:
             tuple(variable.numpy() for variable in self._variables),
             random,
             None if self._source is None else python_data.capture(self._source),
+            order=self._order(),
         )

@@ -2,9 +2,9 @@
 
 A data set with ``get_state() -> dict`` and ``set_state(dict)`` is put back by them, as
 a callback is. Of any other, the random generators that it holds are put back, those of
-Keras layers that it augments by among them, and what it counts in; what it shuffles by
-them at an epoch's end is made up for by ending as many epochs. What others change in
-it, as a callback that makes it harder, is not.
+Keras layers that it augments by among them, and what it counts in; what it changes at
+epochs' ends, as its order, is for `orders`. What others change in it, as a callback
+that makes it harder, is not.
 """
 
 from __future__ import annotations
@@ -24,19 +24,13 @@ from persist_callbacks.training.randomness import HOLDERS
 from persist_callbacks.training.variables import layers_of
 
 # How deep generators are looked for: data set, its augmenter, that one's list of steps.
-_DEPTH = 3
+_DEPTH, _LONGEST = 3, 100
 _WHERE = "data"
 
 
 def has_protocol(dataset: Any) -> bool:
     """Whether a data set keeps its state itself."""
     return hasattr(dataset, "get_state") and hasattr(dataset, "set_state")
-
-
-def ends_epochs(dataset: Any) -> bool:
-    """Whether a data set does something of its own at an epoch's end."""
-    plain = keras.utils.PyDataset.on_epoch_end
-    return getattr(type(dataset), "on_epoch_end", plain) is not plain
 
 
 def capture(dataset: Any) -> dict[str, Any]:
@@ -105,10 +99,17 @@ class ForgottenChanges:
     Args:
         dataset: the user's ``PyDataset``, as training begins.
         saved: gives the ids of the variables that are saved with the model.
+        in_order: names the attributes that are saved as the order of the data.
     """
 
-    def __init__(self, dataset: Any, saved: Callable[[], Collection[int]]) -> None:
+    def __init__(
+        self,
+        dataset: Any,
+        saved: Callable[[], Collection[int]],
+        in_order: Callable[[], set[str]] = set,
+    ) -> None:
         self._dataset = dataset
+        self._in_order = in_order
         self._saved = saved
         self._own: set[str] = set()
         self._by_others: set[str] = set()
@@ -138,7 +139,7 @@ class ForgottenChanges:
         fresh = (self._by_others - self._own) | self._lost
         fresh -= self._named
         if fresh:
-            fresh -= counted_attributes.take(self._dataset).keys()
+            fresh -= counted_attributes.take(self._dataset).keys() | self._in_order()
         self._named |= fresh
         return [f"{type(self._dataset).__qualname__}.{name}" for name in sorted(fresh)]
 
@@ -201,9 +202,10 @@ def _generators_in(
         return
     parts: list[tuple[Any, Any]] = []
     if isinstance(value, dict):
-        pairs = list(value.items())
+        # A long one is of labels, not of parts.
+        pairs = list(value.items()) if len(value) <= _LONGEST else []
         parts = [(key, item) for key, item in pairs if isinstance(key, str)]
-    elif isinstance(value, (list, tuple)) and len(value) <= 100:
+    elif isinstance(value, (list, tuple)) and len(value) <= _LONGEST:
         parts = list(enumerate(value))
     elif hasattr(value, "__dict__"):
         parts = list(vars(value).items())

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from persist_callbacks.training import json_values
+from persist_callbacks.training import json_values, order_values
 
 if TYPE_CHECKING:
     from persist_callbacks.training.state import TrainingState
@@ -63,6 +63,8 @@ def check(state: TrainingState) -> None:
         _check_random(data.random, "data.random")
     _check_own(data.own, "data.own")
     _check_own(data.validation_own, "data.validation_own")
+    _check_order(data.order, "data.order")
+    _check_order(data.validation_order, "data.validation_order")
     _require_values(state.last_logs, "last_logs", arrays=False)
     for saved in state.callbacks:
         is_history = saved.kind == "History"
@@ -104,6 +106,16 @@ def _check_own(record: Mapping[str, Any] | None, name: str) -> None:
     # An older version has left it out.
     if not isinstance(json_values.decode(record.get("counted", {})), dict):
         raise ValueError(f"{name}: no record of what was counted")
+
+
+def _check_order(record: Mapping[str, Any], name: str) -> None:
+    """Look at the record of what a data set changes at epochs' ends, see `orders`."""
+    _require_values(record, name, arrays=True)
+    for path, value in record.items():
+        try:
+            order_values.check(value)
+        except (ValueError, TypeError, OverflowError, RecursionError) as error:
+            raise ValueError(f"{name}: {path}: {error}") from error
 
 
 def _check_history(history: Any) -> None:

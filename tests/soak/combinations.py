@@ -278,6 +278,22 @@ DATA = {
     "PyDataset shuffles by np.random": Combination(
         fit=feed(feeds.batches("global", workers=1), shuffle=False)
     ),
+    **{
+        f"PyDataset mixes: {kind}": Combination(
+            fit=feed(functools.partial(feeds.Mixing, kind, workers=1), shuffle=False)
+        )
+        for kind in ("array", "names", "classes", "begin")
+    },
+    "PyDataset mixes, steps_per_epoch": Combination(
+        fit=feed(feeds.Mixing, shuffle=False, steps_per_epoch=len(feeds.Mixing()))
+    ),
+    "PyDataset mixes, for validation": Combination(
+        fit=feed(
+            feeds.Mixing,
+            shuffle=False,
+            validation_data=functools.partial(feeds.Mixing, "names"),
+        )
+    ),
     "PyDataset augments": Combination(
         fit=feed(feeds.batches("augment", workers=1), shuffle=False)
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -282,6 +283,42 @@ class Visiting(Batches):
         self.visits[chosen] += 1
         self.stage["n"] += 1
         return x / self.visits[chosen][:, None] + 0.01 * self.stage["n"], y
+
+
+class Mixing(Batches):
+    """Shuffles at an epoch's end, and draws by the same generator for each batch.
+
+    Args:
+        kind: ``array`` of rows, shuffled by a generator of its own; ``names``, a list
+            by Python's; ``classes``, an array for each by NumPy's, as ``begin`` does at
+            an epoch's begin.
+    """
+
+    def __init__(self, kind: str = "array", **options: Any) -> None:
+        super().__init__(**options)
+        self.kind = kind
+        self.names = [f"row {number}" for number in range(ROWS)]
+        self.classes = {0: self.order[: ROWS // 2], 1: self.order[ROWS // 2 :]}
+
+    def __getitem__(self, index: int) -> Any:
+        self.random.random() if self.kind == "array" else random.random()
+        if self.kind == "names":
+            self.order = np.array([int(name[4:]) for name in self.names])
+        x, y = super().__getitem__(index)
+        return x + np.random.standard_normal(x.shape).astype("float32") * 0.1, y
+
+    def on_epoch_begin(self) -> None:
+        if self.kind == "begin":
+            np.random.shuffle(self.order)
+
+    def on_epoch_end(self) -> None:
+        if self.kind == "array":
+            self.random.shuffle(self.order)
+        elif self.kind == "names":
+            random.shuffle(self.names)
+        elif self.kind == "classes":
+            for chosen in self.classes.values():
+                np.random.shuffle(chosen)
 
 
 class _Hidden:

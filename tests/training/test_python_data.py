@@ -144,6 +144,23 @@ def test_what_a_trained_network_draws_by_is_not_the_datas():
     assert len(found) == 5
 
 
+class Labels(dict):
+    """Labels of many pictures, which take their time to go through."""
+
+    def items(self):
+        raise AssertionError("nobody goes through them")
+
+
+def test_a_long_dict_is_not_gone_through():
+    """Once an epoch and more, it takes seconds; a short one may be of augmenters."""
+    first = Rows()
+    first.labels = Labels({f"{number}.png": number for number in range(101)})
+    assert list(python_data.capture(first)["generators"]) == [
+        "noise.rng",
+        "other.random",
+    ]
+
+
 def test_generators_that_are_not_there_any_more():
     """Named in the report; the others are put back all the same."""
     first = Rows(np.random.default_rng(5), random.Random(1))

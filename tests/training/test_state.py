@@ -148,3 +148,53 @@ def test_a_data_sets_own_state_that_is_none(field, record):
     written = training_state.to_json(dataclasses.replace(sound, data=data))
     with pytest.raises(CheckpointDamaged, match=rf"ckpt/state: .*data\.{field}: "):
         training_state.load(written, "ckpt/state")
+
+
+@pytest.mark.parametrize("field", ["order", "validation_order"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        3,
+        [],
+        ["plain"],
+        ["plain", {"$numpy": ["float32"]}],
+        ["other", 1],
+        [["plain"], 1],
+        ["array", [1, 2]],
+        ["array", [{"$array": ["int32", [2], [1, 2]]}, [3]]],
+        ["array", {"$tensor": 5}],
+        ["numbers", "data/order/rows"],
+        ["places", -1, {"$tensor": "data/order/rows"}],
+        ["places", {"$tensor": "data/order/rows"}],
+        ["split", True, {"$tensor": "data/order/rows"}, 7],
+        ["tuple", 5],
+        ["list", 5],
+        ["list", [["plain"]]],
+        ["dict", ["a"], []],
+        ["dict", {"a": 1}, [["plain", 1]]],
+        ["dict", [["a"]], [["plain", 1]]],
+    ],
+)
+def test_an_order_of_the_data_that_is_none(field, value):
+    """Made to be read: found before anything is put back."""
+    sound = dataclasses.replace(SIMPLE, random=RANDOM)
+    replay = DataPosition("replay", 2, Passed())
+    for good in (["plain", 1], ["array", {"$tensor": "data/order/rows"}]):
+        data = dataclasses.replace(replay, **{field: {"rows": good}})
+        written = training_state.to_json(dataclasses.replace(sound, data=data))
+        training_state.load(written, "ckpt/state")
+    data = dataclasses.replace(replay, **{field: {"rows": value}})
+    written = training_state.to_json(dataclasses.replace(sound, data=data))
+    with pytest.raises(CheckpointDamaged, match=rf"ckpt/state: .*data\.{field}: "):
+        training_state.load(written, "ckpt/state")
+
+
+def test_a_state_from_before_orders_were_saved():
+    """It is read as one that has none."""
+    replay = DataPosition("replay", 2, Passed())
+    sound = dataclasses.replace(SIMPLE, random=RANDOM, data=replay)
+    text = json.loads(training_state.to_json(sound))
+    del text["data"]["order"], text["data"]["validation_order"]
+    loaded = training_state.load(json.dumps(text).encode(), "ckpt/state")
+    assert loaded == sound
