@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from loops import CLASSES, FEATURES, data, train, train_with_crashes
+from loops import CLASSES, FEATURES, Crash, data, train, train_with_crashes
+from persist_callbacks.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("deterministic", "synchronous")
 
@@ -141,3 +142,32 @@ def test_parts_of_one_shuffled_data_set(parts, way, tmp_path):
         linear, fit, tmp_path / "run", [2, 9, 5], every_steps=2, data_state=way
     )
     assert found == expected
+
+
+class CrashInValidation(keras.callbacks.Callback):
+    """Raises at the second batch of the first validation that it sees."""
+
+    def on_test_batch_end(self, batch, logs=None):
+        if batch:
+            raise Crash
+
+
+@pytest.mark.parametrize("make", [reshuffled, noisy_dataset, Draws])
+def test_stopped_in_the_first_validation_after_a_resume(make, tmp_path):
+    """No iterator over its data is made here yet: those made before count already."""
+
+    def fit(model, callbacks):
+        rows = tf.data.Dataset.from_tensor_slices(data()).shuffle(50).batch(8)
+        return model.fit(
+            rows, epochs=4, verbose=0, callbacks=callbacks, validation_data=make()
+        )
+
+    run, options = tmp_path / "run", {"every_steps": 3}
+    expected = train(linear, fit, None)
+    with pytest.raises(Crash):
+        train(linear, fit, run, crash_after=10, **options)
+    with pytest.raises(Crash):
+        train(linear, fit, run, callbacks=[CrashInValidation()], **options)
+    newest = Store.open_for_reading(run).newest_sound().committed
+    assert newest.record.position.step == 14
+    assert train(linear, fit, run, **options) == expected

@@ -279,7 +279,7 @@ class FitData:
     def iterators_drawn(self) -> int:
         """Iterators over the data that this run has drawn from so far."""
         data = self._source._distributed_dataset
-        return data.tally.drawn if isinstance(data, _Counted) else 0
+        return data.drawn if isinstance(data, _Counted) else 0
 
     def element_spec(self) -> Any:
         """Return the structure of ``tf.TypeSpec`` of one batch."""
@@ -716,7 +716,13 @@ class _Counted:
 
     @property
     def made(self) -> int:
-        return self.tally.iterators
+        """Those of earlier processes too, which the first one here makes up for."""
+        return max(self.tally.iterators, self._before[0])
+
+    @property
+    def drawn(self) -> int:
+        """As `made`, of those that were drawn from."""
+        return max(self.tally.drawn, self._before[1])
 
     def work_begins(self, *, with_random: bool) -> None:
         """Put back what workers go by, who start before an iterator is made.
@@ -755,7 +761,7 @@ class _Counted:
         return iter(self.data)
 
     def catch_up(self, iterators: int, drawn: int, beginning: Beginning | None) -> None:
-        while self.made < iterators:
+        while self.tally.iterators < iterators:
             made = iter(self.data)
             self.tally.iterators += 1
             if self.tally.drawn < drawn and self._must_go_through(beginning):
@@ -801,6 +807,9 @@ class _Counted:
         return is_first or self._seeds.must_be_drawn
 
     def beginning_now(self, random: dict[str, Any] | None = None) -> Beginning:
+        if self._begin_with is not None:
+            # The first iterator puts it back: until then there is something else.
+            return self._begin_with
         if random is None and self._with_random:
             random = randomness.capture()
         return Beginning(
