@@ -64,10 +64,10 @@ def unbuilt():
     return model
 
 
-def arrays(model, callbacks, **more):
+def arrays(model, callbacks, *, epochs=4, **more):
     x, y = data()
     return model.fit(
-        x, y, batch_size=8, epochs=4, verbose=0, callbacks=callbacks, **more
+        x, y, batch_size=8, epochs=epochs, verbose=0, callbacks=callbacks, **more
     )
 
 
@@ -89,9 +89,9 @@ def two_inputs(model, callbacks):
     )
 
 
-def reshuffled(model, callbacks):
+def reshuffled(model, callbacks, *, epochs=4):
     dataset = tf.data.Dataset.from_tensor_slices(data()).shuffle(50).batch(8)
-    return model.fit(dataset, epochs=4, verbose=0, callbacks=callbacks)
+    return model.fit(dataset, epochs=epochs, verbose=0, callbacks=callbacks)
 
 
 def repeated(model, callbacks):
@@ -228,22 +228,17 @@ def test_a_users_callback_sees_each_batch_once(tmp_path):
 
 
 @pytest.mark.usefixtures("processes_apart")
-def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(tmp_path):
+@pytest.mark.parametrize(
+    ("build", "fit"),
+    [(sequential, arrays), (unbuilt, arrays), (unbuilt, reshuffled)],
+)
+def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(build, fit, tmp_path):
     """A rerun with a larger total ends like a run that had it from the start."""
-
-    def epochs(total):
-        def fit(model, members):
-            x, y = data()
-            return model.fit(
-                x, y, batch_size=8, epochs=total, verbose=0, callbacks=members
-            )
-
-        return fit
-
-    first = train(sequential, epochs(2), tmp_path / "run")
-    assert train(sequential, epochs(2), tmp_path / "run") == first
-    longer = train(sequential, epochs(4), tmp_path / "run")
-    assert longer == train(sequential, epochs(4), None)
+    two, four = (functools.partial(fit, epochs=total) for total in (2, 4))
+    first = train(build, two, tmp_path / "run")
+    assert train(build, two, tmp_path / "run") == first
+    longer = train(build, four, tmp_path / "run")
+    assert longer == train(build, four, None)
 
 
 @pytest.mark.usefixtures("processes_apart")

@@ -280,7 +280,8 @@ class Rewinder:
         # Nothing drawn, nothing begun; and a replay begins them itself.
         self._late = late if self._has_state and position.drawn else ()
         # Both are taken now: a rehearsal may draw from the iterator.
-        self._fresh = pipeline.iterator_state(iterator) if self._has_state else None
+        takes = position.way == "iterator"
+        self._fresh = pipeline.iterator_state(iterator) if takes else None
         self._begun = [pipeline.iterator_state(iter(part)) for part in self._late]
 
     @property
@@ -331,6 +332,10 @@ class Rewinder:
                     "persist_callbacks.resume and fit(initial_epoch=...).",
                 ) from error
             already_drawn = 0
+        elif already_drawn > self._draws and self._fresh is not None:
+            # A step was rehearsed at the beginning: the epoch is to have its batches.
+            self._restore_state(self._fresh, spare)
+            return
         for done in range(already_drawn, self._draws):
             if progress is not None:
                 progress(done, self._draws)
