@@ -37,6 +37,7 @@ from persist_callbacks.storage.store import Store
 from persist_callbacks.training import (
     callback_state,
     data_position,
+    lasting_metrics,
     model_building,
     settings,
 )
@@ -346,10 +347,14 @@ class CheckpointedRun:
         if over and not self._model.built:
             self._build_for_nothing_to_train()
         if self._model.built:
-            # Begin hooks of epochs and batches shall see the model as it was.
+            # Begin hooks of epochs and batches shall see the model as it was. Its
+            # metrics fit will reset then, as it would have after that epoch.
+            lasting = recovery.ended_an_epoch and lasting_metrics.may_be_in(self._model)
+            if lasting and self._fit is not None:
+                lasting_metrics.build(self._model, self._fit.data.element_spec())
             whole = recovery.put_back_variables(
                 self._model,
-                metrics=self._fit is None,
+                metrics=lasting or self._fit is None,
                 but=[] if self._fit is None else self._fit.data.variables(),
                 early=self._fit is not None,
             )
@@ -516,24 +521,31 @@ class CheckpointedRun:
         """Assign all variables, made if need be; return how many batches that drew."""
         assert self._fit is not None
         steps, drawn = self._fit.steps_per_execution, 0
+        within = recovery.state.position.batch > 0
 
-        def build() -> None:
+        def build(metrics_alone: bool) -> None:
             # One step makes every variable that training has, in whatever way the
             # model makes them. What else it changes is put back right afterwards.
             nonlocal drawn
             if recovery.can_rehearse(steps):
                 drawn = steps
                 run(iterator)
+                # Those that cannot be put back begin the epoch anew.
+                self._model.reset_metrics()
+            elif metrics_alone:
+                lasting_metrics.build(self._model, iterator.element_spec)
             else:
                 model_building.build_all(self._model, iterator.element_spec)
 
-        # At the beginning of an epoch fit has reset the metrics, and a checkpoint made
-        # at the end of a run has those of its last epoch.
-        within = recovery.state.position.batch > 0
         recovery.put_back_variables(
-            self._model, build=build, metrics=within, but=self._fit.data.variables()
+            self._model,
+            build=build,
+            # At an epoch's beginning fit has reset all others.
+            metrics=within or lasting_metrics.may_be_in(self._model),
+            but=self._fit.data.variables(),
         )
-        if not within:
+        if recovery.ended_an_epoch and not within:
+            # It has those of that epoch's end, and fit's reset came too early.
             self._model.reset_metrics()
         return drawn
 

@@ -218,7 +218,7 @@ class Recovery:
         self,
         model: Any,
         *,
-        build: Callable[[], None] | None = None,
+        build: Callable[[bool], None] | None = None,
         training_goes_on: bool = True,
         metrics: bool = True,
         but: Sequence[Any] = (),
@@ -228,33 +228,34 @@ class Recovery:
 
         Args:
             model: the Keras model.
-            build: called once when variables are missing: makes them.
+            build: called once when variables are missing: makes them. It is told
+                whether metrics alone lack some.
             training_goes_on: for a finished run, whether to put back the values from
                 before train end, on which further training depends.
-            metrics: whether accumulators of metrics are wanted too; no epoch that is
-                still to come depends on them.
+            metrics: whether the variables of metrics are wanted too; few metrics carry
+                anything over an epoch's end.
             but: variables that are left as they are, since a replay moves them.
             early: whether it is done again before the first step, which makes what is
                 missing yet: optimizers that the model drives itself, say.
 
         Returns:
-            Whether all of them were there to be assigned to.
+            Whether all of them, but for those of metrics, were there to be assigned to.
 
         Raises:
             ArchitectureMismatch: the variables do not fit.
         """
         self._build_optimizer(model, early=early or build is not None)
         try:
-            pairs, left_out = self._match(model, metrics)
+            pairs, left_out, of_metrics = self._match(model, metrics)
         except ArchitectureMismatch:
             if build is None and not early:
                 raise
-            pairs, left_out = [], ["the optimizer is not whole"]
+            pairs, left_out, of_metrics = [], ["the optimizer is not whole"], []
             if build is None:
                 pairs = self._match_model(model)
-        if left_out and build is not None:
-            build()
-            pairs, left_out = self._match(model, metrics)
+        if build is not None and (left_out or of_metrics):
+            build(not left_out)
+            pairs, left_out, of_metrics = self._match(model, metrics)
         tensors = self.tensors()
         if training_goes_on:
             replaced = {
@@ -266,7 +267,7 @@ class Recovery:
         pairs = [pair for pair in pairs if id(pair[1].variable) not in left_alone]
         training_variables.restore(pairs, tensors)
         self._counts = Counter(item.info.role for _, item in pairs)
-        self._left_out["variables"] = left_out
+        self._left_out["variables"] = left_out + of_metrics
         return not left_out
 
     @property
@@ -416,16 +417,22 @@ class Recovery:
 
     def _match(
         self, model: Any, metrics: bool
-    ) -> tuple[list[tuple[str, training_variables.LiveVariable]], list[str]]:
+    ) -> tuple[list[tuple[str, training_variables.LiveVariable]], list[str], list[str]]:
+        """Give pairs, and sentences on what could not be paired: of metrics apart."""
         live = training_variables.collect(model, randomness.seed_variables())
-        roles = [
-            role
-            for role in get_args(training_variables.Role)
-            if metrics or role != "metric"
-        ]
-        return training_variables.match(
-            self.state.variables, live, where=self.committed.path, roles=roles
+        roles = get_args(training_variables.Role)
+        pairs, left_out = training_variables.match(
+            self.state.variables,
+            live,
+            where=self.committed.path,
+            roles=[role for role in roles if role != "metric"],
         )
+        if not metrics:
+            return pairs, left_out, []
+        further, of_metrics = training_variables.match(
+            self.state.variables, live, where=self.committed.path, roles=["metric"]
+        )
+        return pairs + further, left_out, of_metrics
 
     def _match_model(self, model: Any) -> list[tuple[str, Any]]:
         pairs, _ = training_variables.match(

@@ -241,6 +241,62 @@ def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(build, fit, tm
     assert longer == train(build, four, None)
 
 
+class Lasting(keras.metrics.Metric):
+    """Counts all rows of a training, and how often it was to begin anew."""
+
+    def __init__(self):
+        super().__init__(name="lasting")
+        self.rows = self.add_weight(name="rows", initializer="zeros")
+        self.average = tf.Variable(0.0, trainable=False)
+        self.resets = tf.Variable(0.0, trainable=False)
+
+    def update_state(self, y_true, y_pred, sample_weight=None):
+        self.rows.assign_add(tf.cast(tf.shape(y_true)[0], tf.float32))
+        self.average.assign(0.9 * self.average + tf.reduce_mean(y_pred**2))
+
+    def result(self):
+        return self.rows + self.average + 1000.0 * self.resets
+
+    def reset_state(self):
+        self.resets.assign_add(1.0)
+
+
+@pytest.mark.usefixtures("processes_apart")
+@pytest.mark.parametrize("way", ["iterator", "replay"])
+@pytest.mark.parametrize("named", [True, False], ids=["built", "unbuilt"])
+def test_metrics_that_last_over_epochs(named, way, tmp_path):
+    """From an epoch's beginning, of a finished run, and from within an epoch."""
+
+    def measured():
+        begins = [keras.Input((FEATURES,))] * named
+        model = keras.Sequential([*begins, keras.layers.Dense(CLASSES)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("sgd", loss, metrics=[Lasting(), "accuracy"])
+        return model
+
+    def epochs(total):
+        def fit(model, callbacks):
+            # It changes what the hooks of an epoch's begin are to leave.
+            falls = keras.callbacks.LearningRateScheduler(lambda _, rate: rate * 0.9)
+            return arrays(
+                model,
+                [*callbacks, *[falls] * named],
+                epochs=total,
+                validation_split=0.2,
+            )
+
+        return fit
+
+    run, options = tmp_path / "run", {"every_steps": 5, "data_state": way}
+    expected = train(measured, epochs(4), None)
+    # Five batches are an epoch; it is broken off after its first batch, and its third.
+    train_with_crashes(measured, epochs(2), run, [6, 3], **options)
+    train(measured, epochs(2), run, **options)
+    with pytest.raises(Crash):
+        train(measured, epochs(4), run, crash_after=6, **options)
+    assert train(measured, epochs(4), run, **options) == expected
+
+
 @pytest.mark.usefixtures("processes_apart")
 def test_going_on_after_averaged_weights(tmp_path):
     """What train end puts into the weights does not leak into further epochs."""

@@ -187,7 +187,7 @@ def _collect(
     for name, variable in _untracked(model, reached, seen):
         key = _canonical_path(name, model.name, names)
         add("other", f"other/{key or 'variable'}", variable)
-    metrics = _metrics_of(model)
+    metrics = metrics_of(model)
     of_metrics = [
         pair for metric in metrics for pair in _hanging_on(metric, metric.name)
     ]
@@ -242,7 +242,7 @@ def glance(model: Any) -> tuple[int, ...] | None:
     owned = [] if optimizer is None else optimizer.variables
     counted = [*model.variables, *owned]
     counted += [each for metric in model.metrics for each in metric.variables]
-    counted += _metrics_of(model)
+    counted += metrics_of(model)
     for _, held in _hanging_on(model, ""):
         counted += held.variables if isinstance(held, _HELD) else [held]
     return (len(vars(model)), id(optimizer), *map(id, counted))
@@ -509,7 +509,7 @@ def _is_a_view(layer: Any, seen: Collection[int]) -> bool:
         seen: ids of known variables.
     """
     return (
-        not _is_foreign(type(layer))
+        not is_foreign(type(layer))
         and getattr(layer, "optimizer", None) is None
         and all(id(variable.value) in seen for variable in layer.variables)
     )
@@ -596,7 +596,7 @@ def _untracked(
     return list(found.values())
 
 
-def _metrics_of(model: Any) -> list[Any]:
+def metrics_of(model: Any) -> list[Any]:
     """List a model's metrics, and those that the compiled one is made of."""
     return [
         each
@@ -642,11 +642,11 @@ def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
         Variables, layers and metrics by paths.
     """
     held: list[tuple[str, Any]] = []
-    if _is_foreign(type(owner)):
+    if is_foreign(type(owner)):
         held = _attributes(owner)
     else:
         for name, value in vars(owner).items():
-            if isinstance(value, _PLAIN) or not _is_foreign(type(value)):
+            if isinstance(value, _PLAIN) or not is_foreign(type(value)):
                 continue
             if not isinstance(value, keras.Operation):
                 inner = _attributes(value) if hasattr(value, "__dict__") else []
@@ -659,7 +659,7 @@ def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
     return found
 
 
-def _is_foreign(kind: type) -> bool:
+def is_foreign(kind: type) -> bool:
     """Whether a class is neither Keras' nor that of another known library."""
     return kind.__module__.split(".")[0] not in _LIBRARIES
 
@@ -689,7 +689,7 @@ def _attributes(model: Any) -> list[tuple[str, Any]]:
             # A set of layers has another order in each process.
             in_order = sorted(value, key=_by_name) if isinstance(value, set) else value
             parts = enumerate(in_order)
-        elif _is_foreign(type(value)):
+        elif is_foreign(type(value)):
             parts = getattr(value, "__dict__", {}).items()
         # Vocabularies are long, and hold names, numbers or lists of them.
         is_long = isinstance(value, Mapping) and len(value) > _LONGEST
