@@ -14,7 +14,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from loops import Crash, CrashAt, data, outcome_of, sequential
+from loops import Crash, CrashAt, data, outcome_of, save_at_once, sequential
 from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.errors import DataMismatch
 from persist_callbacks.storage.cache_files import clear, half_filled, require_whole
@@ -61,7 +61,29 @@ def train(folder, *callbacks, augmented=True):
     return outcome_of(model, history)
 
 
-def kill(folder, hook, times):
+def train_on_snapshot(folder, *callbacks):
+    """Train on data that are kept in a snapshot, and shuffled then."""
+    keras.backend.clear_session()
+    keras.utils.set_random_seed(3)
+    model = sequential()
+    rows = tf.data.Dataset.from_tensor_slices(data())
+    kept = rows.shuffle(50).snapshot(str(folder / "kept"))
+    history = model.fit(
+        kept.shuffle(4).batch(8), epochs=EPOCHS, callbacks=callbacks, verbose=0
+    )
+    return outcome_of(model, history)
+
+
+def train_on_snapshot_and_save(folder, *callbacks):
+    """Likewise, and save while it is written; give the report of a resume too."""
+    ours = PeriodicCheckpoint(folder / "run", every_steps=3, verbose=0)
+    with pytest.MonkeyPatch.context() as patch:
+        save_at_once(patch)
+        found = train_on_snapshot(folder, ours, *callbacks)
+    return found, ours.resume_point and ours.resume_point.report
+
+
+def kill(folder, hook, times, how="train"):
     """Train in a process of its own until it is killed."""
     script = f"""
 import sys
@@ -69,8 +91,8 @@ from pathlib import Path
 import tensorflow as tf
 sys.path[:0] = [{str(Path(__file__).parent)!r}]
 tf.config.experimental.enable_op_determinism()
-from test_caches_in_files import KillAt, train
-train(Path({str(folder)!r}), KillAt({hook!r}, {times}))
+from test_caches_in_files import *
+{how}(Path({str(folder)!r}), KillAt({hook!r}, {times}))
 """
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script],
@@ -116,6 +138,19 @@ def test_a_cache_that_is_gone(tmp_path):
     for path in folder.glob("cached*"):
         path.unlink()
     assert train(folder, augmented=False) == expected
+
+
+@pytest.mark.parametrize("times", [5, BATCHES + 5])
+def test_a_snapshot_that_is_written_while_a_run_is_saved(times, tmp_path):
+    """An iterator's state would damage it; killed in the midst, it is gone around."""
+    for name in ("alone", "whole", "killed"):
+        (tmp_path / name).mkdir()
+    expected = train_on_snapshot(tmp_path / "alone")
+    assert train_on_snapshot_and_save(tmp_path / "whole") == (expected, None)
+    kill(tmp_path / "killed", "on_train_batch_end", times, "train_on_snapshot_and_save")
+    found, report = train_on_snapshot_and_save(tmp_path / "killed")
+    assert found == expected
+    assert "it keeps a snapshot, which" in report.data
 
 
 def test_a_cache_that_may_be_filled_by_another_process(tmp_path):

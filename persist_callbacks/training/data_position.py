@@ -194,6 +194,9 @@ class Locator:
             # A state speaks of the files as they were: restored beside others, or none,
             # it ends the process. To take it while one is filled divides the files.
             return "it caches in files, which the state of an iterator does not hold"
+        if data.writes_snapshots:
+            # To take a state while one is written damages what is written.
+            return "it keeps a snapshot, which taking the state of an iterator damages"
         if self._way == "auto":
             held = data.buffered()
             self._measures = held.size is None

@@ -204,6 +204,11 @@ class FitData:
         return pipeline.cache_files(self._given, at_once=at_once)
 
     @property
+    def writes_snapshots(self) -> bool:
+        """Whether a ``tf.data`` pipeline keeps its elements by ``Dataset.snapshot``."""
+        return pipeline.writes_snapshots(self._dataset)
+
+    @property
     def runs_functions(self) -> bool:
         """Whether functions of a ``tf.data`` pipeline make the batches."""
         return pipeline.runs_functions(self._dataset)

@@ -96,6 +96,18 @@ def cache_files(dataset: Any, *, at_once: bool = False) -> list[str]:
     return [name for name in found if name]
 
 
+def writes_snapshots(dataset: Any) -> bool:
+    """Whether a part of a pipeline, or of one that a function makes, is a snapshot."""
+    for part in parts(dataset):
+        if _kind(part).endswith("SnapshotDataset"):
+            return True
+        for graph in _graphs(part):
+            nodes = nodes_of(graph.as_graph_def())
+            if any(node.op.startswith("SnapshotDataset") for node in nodes):
+                return True
+    return False
+
+
 def draws_unseeded(dataset: Any) -> list[str]:
     """Name what a pipeline draws at random without a seed, so that no run repeats it.
 

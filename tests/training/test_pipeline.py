@@ -89,6 +89,18 @@ def test_what_is_drawn_without_a_seed(make, drawn, seed):
     assert pipeline.draws_unseeded(make()) == (drawn if seed is None else [])
 
 
+def test_snapshots(tmp_path):
+    """In what a function makes too; one that was written is data like others."""
+    kept = rows().snapshot(str(tmp_path))
+    assert pipeline.writes_snapshots(kept.batch(8).prefetch(2))
+    inside = tf.data.Dataset.range(2).flat_map(
+        lambda _: tf.data.Dataset.range(3).snapshot(str(tmp_path))
+    )
+    assert pipeline.writes_snapshots(inside)
+    assert not pipeline.writes_snapshots(rows().shuffle(9).map(lambda x: x + 1))
+    assert not pipeline.writes_snapshots(None)
+
+
 def test_captured_variables():
     """The small ones, at any depth of the pipeline, each once."""
     generator = tf.random.Generator.from_seed(1)
