@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import re
 
 import keras
 import numpy as np
@@ -663,5 +664,7 @@ def test_other_data_than_the_iterators_are_refused(tmp_path):
     """In our own words, not in TensorFlow's."""
     with pytest.raises(Crash):
         train(linear, reshuffled, tmp_path / "run", crash_after=10, every_steps=3)
-    with pytest.raises(DataMismatch, match="whose iterator's state"):
+    with pytest.raises(DataMismatch, match="whose iterator's state") as refused:
         train(linear, arrays, tmp_path / "run")
+    # What it quotes of TensorFlow's ends with a sentence, and begins with one.
+    assert re.search(r"another: \w.*::\w+\. Give fit", str(refused.value))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -220,8 +221,7 @@ class Locator:
             tf.errors.UnimplementedError,
         ) as error:
             # TensorFlow refuses pipelines with Python functions or stateful random ops.
-            reason = str(error.message).split("[Op:")[0].split("}} ")[-1].strip()
-            self._refusal = reason.removesuffix(".")
+            self._refusal = _said_by(error)
             return None
         if self._measures and (size := len(_as_bytes(state))) > largest:
             self._refusal = _too_large(size, largest)
@@ -329,7 +329,7 @@ class Rewinder:
                 raise DataMismatch(
                     "the data given to fit",
                     expected="the pipeline whose iterator's state the checkpoint holds",
-                    found=f"another: {str(error).strip().splitlines()[0][:200]}",
+                    found=f"another: {_said_by(error)}",
                     advice="Give fit the same data, batch size and transformations as "
                     "before, or go on from a checkpoint at an epoch's end with "
                     "persist_callbacks.resume and fit(initial_epoch=...).",
@@ -370,6 +370,17 @@ class Rewinder:
             pipeline.set_iterator_state(spare(), self._fresh)
         for part, own_state in zip(self._late, self._begun, strict=True):
             pipeline.set_iterator_state(iter(part), own_state)
+
+
+def _said_by(error: Exception, most: int = 200) -> str:
+    """Give the beginning of what TensorFlow says, to a sentence's or a word's end."""
+    # Before and after it, it says in what op.
+    text = str(error).split("[Op:")[0].split("}} ")[-1].strip()
+    text = text.partition("\n")[0].strip()
+    if len(text) > most:
+        sentences, stop, _ = text[:most].rpartition(". ")
+        text = sentences if stop else textwrap.shorten(text, most, placeholder=" ...")
+    return text.removesuffix(".")
 
 
 def _as_bytes(state: Any) -> bytes:
