@@ -131,6 +131,7 @@ class CheckpointedRun:
         self._held: Snapshot | None = None
         self._rewinder: data_position.Rewinder | None = None
         self._rehearsed = 0
+        self._resumed_at = ""
         self._refresh_due = True
         self._meta: bytes | None = None
         self._meta_asked = False
@@ -328,7 +329,7 @@ class CheckpointedRun:
         if over and handing_over.is_of_another(self._model, self._options.path):
             warnings.warn(
                 f"{self._options.path}: the run there was finished by another model of "
-                f"this process, at the end of epoch {recovery.state.position.epoch}. "
+                f"this process, at {recovery.place}. "
                 f"This model gets the weights of {recovery.committed.record.name} and "
                 "is not trained. To train it, as the next fold of a cross validation, "
                 "say, give it a directory of its own.",
@@ -551,6 +552,7 @@ class CheckpointedRun:
 
     def _resumed(self, recovery: Recovery, *, quietly: bool = False) -> None:
         self._recovery = None
+        self._resumed_at = recovery.place
         doubts: list[str] = []
         if self._fit is not None:
             recovery.note_data(self._fit.data.left_out)
@@ -820,9 +822,9 @@ class CheckpointedRun:
                 self._poisoning.check(self._step, {})
             elif self.resume_point is not None:
                 self._say(
-                    f"Nothing left to train: the run in {self._options.path} is at the "
-                    f"end of epoch {self._epoch}, step {self._step}, and its weights "
-                    f"are restored from {self.resume_point.path.name}."
+                    f"Nothing left to train: the run in {self._options.path} is at "
+                    f"{self._resumed_at}, and its weights are restored from "
+                    f"{self.resume_point.path.name}."
                 )
             handing_over.note(self._model, self._options.path)
             if self._saver.last is not None:

@@ -271,6 +271,17 @@ class Recovery:
         return not left_out
 
     @property
+    def place(self) -> str:
+        """Where the run stands, in words."""
+        position = self.state.position
+        if not position.batch:
+            return f"the end of epoch {position.epoch}, step {position.step}"
+        place = f"epoch {position.epoch + 1}, batch {position.batch}"
+        if self.state.in_validation:
+            return f"{place}, step {position.step}, before its validation"
+        return f"{place}, step {position.step}"
+
+    @property
     def ended_an_epoch(self) -> bool:
         """Whether it was captured at an epoch's end, before the next one's begin."""
         return self.committed.record.finished

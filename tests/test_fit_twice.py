@@ -135,6 +135,25 @@ def test_one_run_directory_for_two_fits(tmp_path, capsys):
     assert int(model.optimizer.iterations.numpy()) == SECOND
 
 
+def test_fewer_epochs_than_there_are(tmp_path, capsys):
+    """As in a loop of fits, run again: it says where the run stands, and trains on."""
+    keras.utils.set_random_seed(3)
+    run, model, fed = tmp_path / "run", sequential(), as_arrays()
+
+    def fit(epochs, *callbacks):
+        ours = PeriodicCheckpoint(run, every_steps=1, verbose=1)
+        model.fit(**fed, epochs=epochs, verbose=0, callbacks=[ours, *callbacks])
+
+    with pytest.raises(Crash):
+        fit(2, CrashAt(11))
+    capsys.readouterr()
+    fit(1)
+    place = "at epoch 2, batch 3, step 10, and its weights are restored"
+    assert f"Nothing left to train: the run in {run} is {place}" in (
+        capsys.readouterr().out
+    )
+
+
 def test_another_model_that_a_finished_run_leaves_untrained_is_warned_of(tmp_path):
     """As in a cross validation, whose folds would all get the weights of the first."""
     fed = as_arrays()
