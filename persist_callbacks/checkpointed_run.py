@@ -8,7 +8,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -132,10 +132,11 @@ class CheckpointedRun:
         self._rewinder: data_position.Rewinder | None = None
         self._rehearsed = 0
         self._resumed_at = ""
+        self._ops_told = self._test_told = False
         self._refresh_due = True
         self._meta: bytes | None = None
         self._meta_asked = False
-        self._monitor_missed = self._test_told = False
+        self._monitor_missed = False
         self._epoch_began_at = self._said_at = time.monotonic()
         self._epoch_seconds: float | None = None
 
@@ -557,7 +558,8 @@ class CheckpointedRun:
         if self._fit is not None:
             recovery.note_data(self._fit.data.left_out)
             if not quietly:
-                doubts = self._doubts(self._fit.data)
+                # A step that was rehearsed has shown what it draws.
+                doubts = [*self._doubts(self._fit.data), *self._doubts_about_steps()]
         recovery.note_settings(self._settings)
         in_fit = self._fit is not None
         self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
@@ -602,7 +604,7 @@ class CheckpointedRun:
             self._size_known = True
             self._capturer.refresh()
             self._saver.expect(self._capturer.size)
-            self._tell_of_unsaved("train", self._loop.unsaved_ops())
+            self._tell_of(self._doubts_about_steps())
         self._held = None
 
         def take() -> Snapshot:
@@ -658,10 +660,22 @@ class CheckpointedRun:
             in_case=in_case,
         )
 
-    def _tell_of_unsaved(
+    def _tell_of(self, doubts: Iterable[str]) -> None:
+        when = "If this run is resumed" if self.resume_point is None else "Resumed"
+        for doubt in doubts:
+            self._say(f"{when}: {doubt}.")
+
+    def _doubts_about_steps(self) -> list[str]:
+        """Say what no checkpoint can hold of a step, once the function is traced."""
+        if self._ops_told:
+            return []
+        unsaved = self._loop.unsaved_ops()
+        self._ops_told = unsaved != UnsavedOps()
+        return self._doubts_about("train", unsaved)
+
+    def _doubts_about(
         self, kind: Literal["train", "test"], unsaved: UnsavedOps
-    ) -> None:
-        """Say once, when a function is traced, what of it no checkpoint can hold."""
+    ) -> list[str]:
         if unsaved.changing:
             warnings.warn(
                 f"A {kind} step changes a lookup table or a queue "
@@ -677,14 +691,14 @@ class CheckpointedRun:
                 PersistWarning,
                 stacklevel=2,
             )
-        if unsaved.drawing:
-            when = "If this run is resumed" if self.resume_point is None else "Resumed"
-            self._say(
-                f"{when}: a {kind} step draws random numbers by ops whose place no "
-                f"checkpoint can hold ({', '.join(unsaved.drawing)}), so that it draws "
-                "others than without a stop: draw by keras.random with a "
-                "keras.random.SeedGenerator, or by a tf.random.Generator."
-            )
+        if not unsaved.drawing:
+            return []
+        return [
+            f"a {kind} step draws random numbers by ops whose place no checkpoint can "
+            f"hold ({', '.join(unsaved.drawing)}), so that it draws others than without "
+            "a stop: draw by keras.random with a keras.random.SeedGenerator, or by a "
+            "tf.random.Generator"
+        ]
 
     # -- validation -----------------------------------------------------------------
 
@@ -782,7 +796,7 @@ class CheckpointedRun:
             self._cut_short = known is not None and self._batch < known
         if not self._test_told and (unsaved := self._loop.unsaved_test_ops()):
             self._test_told = True
-            self._tell_of_unsaved("test", unsaved)
+            self._tell_of(self._doubts_about("test", unsaved))
         for data in self._watched():
             data.callbacks_end_epoch()
         self._epoch, self._batch = epoch + 1, 0

@@ -696,19 +696,25 @@ def test_draws_that_no_checkpoint_can_hold_are_told_of(tmp_path, capsys):
         def call(self, x, training=False):
             return x + tf.random.normal([1]) if training else x
 
-    def train(*callbacks):
+    def train(metrics, *callbacks):
         model = keras.Sequential(
             [keras.Input((FEATURES,)), Noisy(), keras.layers.Dense(1)]
         )
-        model.compile("sgd", "mse")
+        model.compile("sgd", "mse", metrics=metrics)
         fit(model, *callbacks)
 
-    for when in ("If this run is resumed", "Resumed"):
-        with pytest.raises(Crash):
-            train(ours(tmp_path / "run", every_steps=3, verbose=1), CrashAt(7))
-        said = capsys.readouterr().out
-        assert said.count(f"{when}: a train step draws random numbers by ops") == 1
-        assert "(RandomStandardNormal)" in said
+    # Where a step is rehearsed for what it makes, the report has it.
+    for metrics, told in ([], "Resumed"), (["mae"], "  in doubt"):
+        for when in ("If this run is resumed", told):
+            callback = ours(tmp_path / f"run {told.strip()}", every_steps=3, verbose=1)
+            with pytest.raises(Crash):
+                train(metrics, callback, CrashAt(7))
+            said = capsys.readouterr().out
+            assert f"{when}: a train step draws random numbers by ops" in said
+            assert said.count("a train step draws random numbers by ops") == 1
+            assert "(RandomStandardNormal)" in said
+        doubts = [each for each in callback.resume_point.report.doubts if "ops" in each]
+        assert len(doubts) == bool(metrics)
     fit(linear(), ours(tmp_path / "other", verbose=1))
     assert "a train step draws" not in capsys.readouterr().out
 
