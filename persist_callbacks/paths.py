@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
+import re
+from pathlib import Path, PurePath
 
 from persist_callbacks.errors import ArgumentError
+
+# Two letters at least, or a drive of Windows would be one.
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
+# What a Path makes of it, which takes one of two slashes for none.
+_ADDRESS_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def absolute(value: object, argument: str) -> Path:
@@ -16,13 +22,15 @@ def absolute(value: object, argument: str) -> Path:
         argument: what it was given as, for the message.
 
     Raises:
-        ArgumentError: it is nothing that a path can be made of.
+        ArgumentError: it is nothing that a path can be made of, or leads to no file
+            system.
     """
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text:
         raise _refused(value, argument, "a path")
     if "\0" in text:
         raise _refused(value, argument, "a path without null characters")
+    _refuse_address(value, text, argument)
     try:
         os.fsencode(text)
         return Path(text).expanduser().absolute()
@@ -32,6 +40,27 @@ def absolute(value: object, argument: str) -> Path:
     except RuntimeError as error:
         expected = "a path in the home of a user of this system"
         raise _refused(value, argument, expected) from error
+
+
+def _refuse_address(value: object, text: str, argument: str) -> None:
+    """Refuse the address of a store, which would be taken for folders of its name.
+
+    Whoever trains at ``gs://bucket/run`` would find the checkpoints below the current
+    directory, and on a machine that is gone not at all.
+    """
+    pattern = _ADDRESS_AS_PATH if isinstance(value, PurePath) else _ADDRESS
+    found = pattern.match(text)
+    if found is None:
+        return
+    is_file = found[0].lower().startswith("file:")
+    raise ArgumentError(
+        argument,
+        expected="a path in a local or mounted file system",
+        found=f"an address of {'a file' if is_file else 'a remote store'}, {text!r}",
+        advice=f"Leave {found[0]} out."
+        if is_file
+        else "Give a local folder, or the one that the store is mounted at.",
+    )
 
 
 def _refused(value: object, argument: str, expected: str) -> ArgumentError:

@@ -17,6 +17,7 @@ from persist_callbacks import (
     PeriodicCheckpoint,
     freeze,
     load_frozen_graph,
+    paths,
     resume,
 )
 from persist_callbacks.errors import (
@@ -346,6 +347,43 @@ def test_what_is_no_path(face, untouched, monkeypatch):
         assert f", found {value!r}. " in found
 
 
+@pytest.mark.parametrize("face", TAKES_PATH)
+def test_addresses_of_stores(face, untouched, monkeypatch):
+    """Not taken for folders of that name; a drive of Windows is not taken for one."""
+    (untouched.path / "file").touch()
+    untouched.watch()
+    monkeypatch.chdir(untouched.path)
+    argument, call = TAKES_PATH[face]
+    for value in (
+        *(
+            "gs://bucket/run1",
+            "s3://bucket/model.pb",
+            "hdfs://host:9000/run",
+            "S3A://b",
+        ),
+        *("http://host/run", Path("gs://bucket/run1")),
+    ):
+        with pytest.raises(ArgumentError) as raised:
+            call(value)
+        assert message_of(raised, ArgumentError) == (
+            f"{argument}: expected a path in a local or mounted file system, found an "
+            f"address of a remote store, {str(value)!r}. Give a local folder, or the "
+            "one that the store is mounted at."
+        )
+    with pytest.raises(ArgumentError) as raised:
+        call("file:///home/run")
+    assert "an address of a file" in message_of(raised, ArgumentError)
+    assert raised.value.advice == "Leave file:// out."
+
+
+@pytest.mark.parametrize(
+    "name", ["C:\\run", "c:/run", "C://run", "a b://x", "x/gs://y"]
+)
+def test_paths_that_look_like_addresses(name):
+    """They are what the system takes them for."""
+    assert paths.absolute(name, "path") == Path(name).absolute()
+
+
 def test_what_resume_cannot_take(a_run):
     """What is no model, and what names no checkpoint."""
     for model in (None, 3):
@@ -353,7 +391,10 @@ def test_what_resume_cannot_take(a_run):
             resume(model, a_run)
         assert message_of(raised, ArgumentError).startswith("model: expected a Keras")
     model = sequential()
-    for checkpoint in (None, float("nan"), 1.5, True, "", b"x", "a\0b", ["best"]):
+    for checkpoint in (
+        *(None, float("nan"), 1.5, True, "", b"x", "a\0b", ["best"]),
+        *("gs://bucket/run/ckpt-000000002", Path("gs://bucket/run/ckpt-000000002")),
+    ):
         with pytest.raises(ArgumentError) as raised:
             resume(model, a_run, checkpoint=checkpoint)
         assert message_of(raised, ArgumentError).startswith("checkpoint: expected ")

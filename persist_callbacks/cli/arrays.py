@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 import click
 
+from persist_callbacks import paths
 from persist_callbacks.cli import wording
 from persist_callbacks.errors import ArgumentError, InputMismatch
 from persist_callbacks.records import TensorInfo
@@ -120,6 +121,7 @@ def open_inputs(texts: Sequence[str]) -> dict[str, Rows] | list[Rows]:
         name, separator, file = text.partition("=")
         if not separator or Path(text).exists():
             name, file = "", text
+        paths.absolute(file, f"--input {text}")
         opened = _open(Path(file), text)
         if isinstance(opened, dict):
             if name:

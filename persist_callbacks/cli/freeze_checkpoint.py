@@ -9,6 +9,7 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath
 
 if TYPE_CHECKING:
     from persist_callbacks.graph.frozen import FrozenGraph
@@ -28,12 +29,12 @@ def _names(text: str | None) -> list[str] | None:
         "persist-callbacks freeze old_tf1_run -o model.pb --outputs a,b --list-ops",
     ),
 )
-@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.argument("checkpoint", type=LocalPath())
 @click.option(
     "-o",
     "--output",
     required=True,
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(dir_okay=False),
     help="The PB to write; its signature goes beside it.",
 )
 @click.option(

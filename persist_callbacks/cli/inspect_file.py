@@ -11,6 +11,7 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath
 from persist_callbacks.errors import ArgumentError, PersistError
 from persist_callbacks.locating import locate, own_graph
 from persist_callbacks.records import TensorInfo
@@ -26,7 +27,7 @@ from persist_callbacks.storage import bundle
         "persist-callbacks inspect model.pb --runtimes",
     ),
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=LocalPath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of tables.")
 @click.option(
     "--runtimes",

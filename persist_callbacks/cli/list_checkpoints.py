@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from datetime import datetime, timezone
 from pathlib import Path
@@ -12,19 +11,11 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath, seconds
 from persist_callbacks.errors import PersistError
 from persist_callbacks.records import CheckpointRecord
 from persist_callbacks.storage import checkpoints, manifest, retention
 from persist_callbacks.storage.store import Store
-
-
-def _span(
-    ctx: click.Context, parameter: click.Parameter, value: float | None
-) -> float | None:
-    # To a range, NaN is neither too low nor too high.
-    if value is not None and math.isnan(value):
-        raise click.BadParameter("nan is not a number of seconds.", ctx, parameter)
-    return value
 
 
 @click.command(
@@ -34,7 +25,7 @@ def _span(
         "persist-callbacks list runs/digits --keep-last 2 --keep-best 1",
     ),
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of a table.")
 @click.option(
     "--keep-last",
@@ -49,7 +40,7 @@ def _span(
 @click.option(
     "--keep-every-seconds",
     type=click.FloatRange(min=retention.SHORTEST_SPAN),
-    callback=_span,
+    callback=seconds,
     help="Likewise; none if left out.",
 )
 def command(

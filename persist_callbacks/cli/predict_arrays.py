@@ -11,6 +11,7 @@ import click
 
 from persist_callbacks.cli import arrays, wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath
 from persist_callbacks.errors import ArgumentError
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
         "persist-callbacks predict model.pb --input rows.csv --batch-size 256",
     ),
 )
-@click.argument("pb", type=click.Path(path_type=Path))
+@click.argument("pb", type=LocalPath())
 @click.option(
     "--input",
     "inputs",
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 @click.option(
     "-o",
     "--output",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=LocalPath(dir_okay=False),
     help="Save the result: .npy for one output, .npz for any number.",
 )
 @click.option(

@@ -12,6 +12,7 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath
 from persist_callbacks.storage.store import Store
 
 # What every event has, and what its line says anyway.
@@ -19,7 +20,7 @@ _COMMON = ("time", "event", "run_id", "checkpoint")
 
 
 @click.command("report", epilog=examples("persist-callbacks report runs/digits"))
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option("--last", type=click.IntRange(min=1), help="Only so many of the newest.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of text.")
 def command(run: Path, last: int | None, as_json: bool) -> None:

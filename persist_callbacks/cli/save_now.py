@@ -12,6 +12,7 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath, seconds
 from persist_callbacks.errors import RunNotActive
 from persist_callbacks.storage import durable, layout, lock, progress
 from persist_callbacks.storage.store import Store
@@ -26,7 +27,7 @@ _SECONDS_BETWEEN_LOOKS = 0.1
         "persist-callbacks save runs/digits --signal --wait 0",
     ),
 )
-@click.argument("run", type=click.Path(path_type=Path))
+@click.argument("run", type=LocalPath())
 @click.option(
     "--signal",
     "by_signal",
@@ -38,6 +39,7 @@ _SECONDS_BETWEEN_LOOKS = 0.1
     default=60.0,
     show_default=True,
     type=click.FloatRange(min=0),
+    callback=seconds,
     help="Seconds to wait for the checkpoint; 0 asks and returns at once.",
 )
 def command(run: Path, by_signal: bool, wait: float) -> None:

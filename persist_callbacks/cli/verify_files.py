@@ -9,6 +9,7 @@ import click
 
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
+from persist_callbacks.cli.parameters import LocalPath
 
 if TYPE_CHECKING:
     from persist_callbacks.verifying import Finding, Verification
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
         "persist-callbacks verify runs/digits/ckpt-000001200 --json",
     ),
 )
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=LocalPath())
 @click.option("--json", "as_json", is_flag=True, help="Print JSON in place of text.")
 @click.option(
     "--finite", is_flag=True, help="Take weights that are NaN or infinite for damage."

@@ -219,7 +219,8 @@ def absolute(directory: str | os.PathLike[str]) -> Path:
     """Path that still leads there after the process has changed its directory.
 
     Raises:
-        ArgumentError: the directory is nothing that a path can be made of.
+        ArgumentError: the directory is nothing that a path can be made of, or an
+            address of a remote store.
     """
     return paths.absolute(directory, "directory")
 

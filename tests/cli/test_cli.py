@@ -111,6 +111,37 @@ def test_failures_are_one_message_and_an_exit_code(
     assert isinstance(result.exception, SystemExit)
 
 
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("", "expected a path, found ''."),
+        ("gs://bucket/run", "found an address of a remote store, 'gs://bucket/run'."),
+    ],
+)
+def test_paths_that_are_none(
+    path: str, found: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong calls for every subcommand, though `Path("")` would be this very folder."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.zeros(3))
+    for arguments, code in (
+        *(
+            ((name, path), 2)
+            for name in SUBCOMMANDS
+            if name not in ("freeze", "predict")
+        ),
+        (("freeze", path, "-o", "m.pb"), 2),
+        (("freeze", "run", "-o", path), 2),
+        (("predict", path, "--input", "x.npy"), 2),
+        (("predict", "m.pb", "--input", path), 1),
+        (("predict", "m.pb", "--input", f"x={path}"), 1),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == code, arguments
+        assert found in done.stderr, arguments
+    assert [each.name for each in tmp_path.iterdir()] == ["x.npy"]
+
+
 def test_as_a_module(ten: Path) -> None:
     """`python -m persist_callbacks` is the same command, with its exit codes."""
     module = [sys.executable, "-m", "persist_callbacks"]

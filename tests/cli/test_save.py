@@ -117,3 +117,13 @@ def test_a_process_that_does_not_answer(tmp_path):
         assert run("save", tmp_path / "run", "--wait", 0).exit_code == 0
     assert result.exit_code == 1
     assert "expected a checkpoint within 0.3 s, found none yet from" in result.output
+
+
+@pytest.mark.parametrize("seconds", ["nan", "-1"])
+def test_a_wait_that_is_none(seconds, tmp_path):
+    """Refused before anything is asked for."""
+    with Store.open_for_writing(tmp_path / "run"):
+        result = run("save", tmp_path / "run", "--wait", seconds)
+    assert result.exit_code == 2
+    assert "'--wait'" in result.output
+    assert not (tmp_path / "run" / "SAVE").exists()
