@@ -822,6 +822,7 @@ class CheckpointedRun:
         """Write the last checkpoint, after every other callback's train end."""
         try:
             if self._cut_short:
+                self._saver.end_at(self._step)
                 self._saver.wait()
                 self._say(
                     f"Training was stopped within epoch {self._epoch}, at step "
@@ -831,7 +832,8 @@ class CheckpointedRun:
             elif self._trained or self._last is not None:
                 last, self._last = self._last, None
                 self._saver.finish(
-                    lambda: self._capturer.finish(last or self._take_last())
+                    lambda: self._capturer.finish(last or self._take_last()),
+                    self._step,
                 )
                 self._poisoning.check(self._step, {})
             elif self.resume_point is not None:
@@ -841,13 +843,8 @@ class CheckpointedRun:
                     f"{self.resume_point.path.name}."
                 )
             handing_over.note(self._model, self._options.path)
-            if self._saver.last is not None:
-                seconds, share = self._saver.overhead
-                self._say(
-                    f"{self._saver.saved} checkpoints written to {self._options.path}, "
-                    f"the last one is {self._saver.last.record.name}; they took "
-                    f"at most {seconds:.2g} s, {share:.1%} of the time."
-                )
+            # Of a run that was stopped within an epoch it was said already.
+            self._saver.tell_end(0 if self._cut_short else self._step)
         finally:
             self.release()
         self._answerer.end(self._step)

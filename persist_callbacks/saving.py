@@ -284,6 +284,8 @@ class Saver:
         self._files = Files()
         self._guess = _FIXED_SECONDS
         self._best = retention.best([c.record for c in store.own_checkpoints()])
+        self._is_last = False
+        self._end_step: int | None = None
         self.saved = 0
         self.failed = 0
         self.last: Committed | None = None
@@ -489,6 +491,7 @@ class Saver:
         if not self.wait_until(deadline):
             return False
         saved = self.saved
+        self._is_last = True
         self.save(take, reason)
         return self.wait_until(deadline) and self.saved > saved
 
@@ -538,11 +541,55 @@ class Saver:
         while (outcome := self._writer.collect()) is not None:
             self._note(outcome)
 
-    def finish(self, take: Callable[[], Snapshot]) -> None:
+    def end_at(self, step: int) -> None:
+        """Say of what fails from here on that nothing tries it again.
+
+        Args:
+            step: the steps that are done, with which training is over.
+        """
+        self._is_last, self._end_step = True, step
+
+    def lost(self, step: int) -> str:
+        """Word which steps no checkpoint holds; nothing where there are none.
+
+        Args:
+            step: the steps that are done.
+        """
+        safe = self._first_step
+        if self.last is not None:
+            safe = self.last.record.position.step
+        if step <= safe:
+            return ""
+        if step == safe + 1:
+            return f"step {step} is saved nowhere"
+        return f"steps {safe + 1} to {step} are saved nowhere"
+
+    def tell_end(self, step: int) -> None:
+        """Print what was written, and what was not though it should have been.
+
+        Args:
+            step: the steps that are done and should be in a checkpoint.
+        """
+        lost = self.lost(step)
+        if self.last is None and not lost:
+            return
+        told = f"{self.saved} checkpoints written to {self._store.directory}"
+        if self.last is not None:
+            seconds, share = self.overhead
+            told += (
+                f", the last one is {self.last.record.name}; they took at most "
+                f"{seconds:.2g} s, {share:.1%} of the time"
+            )
+        if lost:
+            told += f". Training ended at step {step}: {lost}"
+        self._say(f"{told}.")
+
+    def finish(self, take: Callable[[], Snapshot], step: int) -> None:
         """Write the last checkpoint of a run and wait until it is durable.
 
         Args:
             take: takes the snapshot.
+            step: the steps that are done.
 
         Raises:
             SaveFailed: it failed and ``on_error`` is ``raise``.
@@ -559,6 +606,7 @@ class Saver:
         except Exception as error:  # noqa: BLE001 - raised below
             # Whatever became of the one before; but a second Ctrl-C ends all.
             failure = error
+        self.end_at(step)
         self.save(take, "finished")
         self.wait()
         if failure is not None:
@@ -583,6 +631,7 @@ class Saver:
 
         Ctrl-C ends the waiting, and the save is given up.
         """
+        self._is_last = True
         try:
             try:
                 self._writer.close()
@@ -640,21 +689,26 @@ class Saver:
         return "none yet"
 
     def _failure(self, error: BaseException) -> SaveFailed:
-        safe = self._newest_safe()
         found = str(error) if isinstance(error, PersistError) else repr(error)
-        advice = f"The newest safe checkpoint of this session is {safe}. "
-        advice += (
-            "The next trigger tries again."
-            if self._on_error == "warn"
-            else "Run the script again when the cause is gone."
-        )
         return SaveFailed(
             self._store.directory,
             expected="to write a checkpoint",
             # Keras raises what a callback raises without its cause.
             found=found.rstrip("."),
-            advice=advice,
+            advice=self._advice(),
         )
+
+    def _advice(self) -> str:
+        advice = f"The newest safe checkpoint of this session is {self._newest_safe()}."
+        if not self._is_last and self._on_error == "warn":
+            return f"{advice} The next trigger tries again."
+        lost = "" if self._end_step is None else self.lost(self._end_step)
+        if lost:
+            advice += (
+                f" Training ended at step {self._end_step}: {lost}, and nothing tries "
+                "again. The model still has them: save it elsewhere."
+            )
+        return f"{advice} Run the script again when the cause is gone."
 
 
 def _encoded_logs(logs: Mapping[str, Any]) -> dict[str, Any]:

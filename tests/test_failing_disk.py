@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -127,6 +129,52 @@ def test_full_disk_stops_training_where_that_is_wanted(disk: Path) -> None:
     assert again.resume_point is not None
     assert again.resume_point.step == 2
     assert kept(run)[-1] == 7
+
+
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("verbose", [0, 1])
+@pytest.mark.parametrize("written", [0, 1])
+def test_full_when_the_last_one_is_written(
+    written: int, verbose: int, disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing tries it again, and what is saved nowhere is said, and printed last."""
+    run = disk / "run"
+    full = At(**{"b4" if written else "b0": lambda: fill(disk, leaving=200_000)})
+    with pytest.warns(PersistWarning) as caught:
+        fit(wide(), full, PeriodicCheckpoint(run, every_steps=3, verbose=verbose))
+    *others, last = messages(caught)
+    assert others
+    assert all(each.endswith("The next trigger tries again.") for each in others)
+    lost = f"Training ended at step 7: steps {1 + 3 * written} to 7 are saved nowhere"
+    assert last.endswith(
+        f"{lost}, and nothing tries again. The model still has them: save it "
+        "elsewhere. Run the script again when the cause is gone."
+    )
+    printed = capsys.readouterr().out
+    assert kept(run) == ([3] if written else [])
+    if not verbose:
+        assert printed == ""
+        return
+    summary = printed.splitlines()[-1]
+    assert summary.startswith(f"{written} checkpoints written to {run}")
+    assert summary.endswith(f". {lost}.")
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_stop_that_finds_no_room(
+    disk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the last one before the process ends nobody says that it is tried again."""
+
+    def stop() -> None:
+        fill(disk, leaving=200_000)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    with pytest.warns(PersistWarning) as caught, pytest.raises(SystemExit):
+        fit(wide(), At(b3=stop), PeriodicCheckpoint(disk / "run", every_epochs=1))
+    (message,) = messages(caught)
+    assert message.endswith("Run the script again when the cause is gone.")
+    assert "it could not be saved within 25 s" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("synchronous")
