@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from persist_callbacks.storage import durable
+from persist_callbacks.storage import durable, layout
 
-NAME = "checkpoint"
+NAME = layout.CHECKPOINT
 
 _ESCAPES = str.maketrans(
     {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}

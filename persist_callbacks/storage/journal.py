@@ -10,10 +10,10 @@ from typing import Any
 import msgspec
 
 from persist_callbacks.errors import UnreadableFile
-from persist_callbacks.storage import durable
+from persist_callbacks.storage import durable, layout
 from persist_callbacks.storage.reading import read_plain
 
-NAME = "journal.jsonl"
+NAME = layout.JOURNAL
 # Some million events.
 _MAX_BYTES = 2**28
 

@@ -11,8 +11,18 @@ INDEX = f"{PREFIX}.index"
 META = f"{PREFIX}.meta"
 STATE = "training_state.json"
 MANIFEST = "manifest.json"
+
+# TensorFlow's own pointer to the newest checkpoint.
+CHECKPOINT = "checkpoint"
+RUN = "run.json"
+JOURNAL = "journal.jsonl"
+LOCK = ".lock"
+OWNER = ".lock-owner"
+PROGRESS = ".progress"
 # Touched by whoever wants a checkpoint of a run that is under way.
 SAVE = "SAVE"
+# How a name begins that is on the way to a final one, or out of it.
+STAGED, TMP, TRASH = ".staged-", ".tmp-", ".trash-"
 
 # Bytes beyond which nobody reads a file of that name into memory; of .meta a protocol
 # buffer's own limit. The tensors' shards have none.
@@ -25,6 +35,8 @@ ASIDE = "damaged-"
 # until the other one has its name: two folders cannot be swapped in one go.
 REPLACED = ".replaced"
 
+_FILES = (CHECKPOINT, RUN, JOURNAL, LOCK, OWNER, PROGRESS, SAVE)
+_BEGINNINGS = (STAGED, TMP, TRASH, f"{ASIDE}ckpt-", f"{ASIDE}{RUN}")
 _SHARD = re.compile(rf"{re.escape(PREFIX)}\.data-([0-9]{{5}})-of-([0-9]{{5}})")
 _FOLDER = re.compile(r"ckpt-([0-9]{9,18})")
 
@@ -45,6 +57,12 @@ def step_of(name: str) -> int | None:
 def is_file_name(name: str) -> bool:
     """Whether a checkpoint may hold a file of this name, the manifest aside."""
     return name in (INDEX, META, STATE) or _SHARD.fullmatch(name) is not None
+
+
+def is_of_run(name: str) -> bool:
+    """Whether a name in a run directory is one that the run keeps for itself."""
+    is_checkpoint = step_of(name.removesuffix(REPLACED)) is not None
+    return is_checkpoint or name in _FILES or name.startswith(_BEGINNINGS)
 
 
 def is_in_checkpoint(path: Path) -> bool:

@@ -10,11 +10,10 @@ import filelock
 import msgspec
 
 from persist_callbacks.errors import RunLocked
-from persist_callbacks.storage import durable
+from persist_callbacks.storage import durable, layout
 from persist_callbacks.storage.reading import read_plain
 
-_LOCK = ".lock"
-OWNER = ".lock-owner"
+OWNER = layout.OWNER
 _MAX_OWNER = 4096
 
 
@@ -42,7 +41,9 @@ class RunLock:
     def __init__(self, directory: Path) -> None:
         # Not thread_local: training ends on another thread than it began in where a
         # signal or a notebook stops it.
-        self._lock = filelock.FileLock(directory / _LOCK, timeout=0, thread_local=False)
+        self._lock = filelock.FileLock(
+            directory / layout.LOCK, timeout=0, thread_local=False
+        )
         try:
             self._lock.acquire()
         except filelock.Timeout:
@@ -52,7 +53,7 @@ class RunLock:
                 found=_describe(_read_owner(directory)),
                 advice="Stop it, or give this run another directory.",
             ) from None
-        self._file = _identity(directory / _LOCK)
+        self._file = _identity(directory / layout.LOCK)
         owner = Owner(os.getpid(), socket.gethostname())
         try:
             durable.replace_file(directory / OWNER, msgspec.json.encode(owner))
@@ -82,9 +83,9 @@ def holder(directory: Path) -> Owner | None:
 
     Changes nothing but that it holds the lock itself for an instant.
     """
-    if not (directory / _LOCK).exists():
+    if not (directory / layout.LOCK).exists():
         return None
-    probe = filelock.FileLock(directory / _LOCK, timeout=0)
+    probe = filelock.FileLock(directory / layout.LOCK, timeout=0)
     try:
         with probe:
             return None

@@ -6,15 +6,16 @@ import os
 import stat
 from pathlib import Path
 
-from persist_callbacks.errors import DirectoryNotWritable
-from persist_callbacks.storage import layout
+from persist_callbacks.errors import DirectoryNotWritable, FormatTooNew
+from persist_callbacks.storage import layout, run_directory
 
 
 def check_place(path: Path) -> None:
     """Refuse a path that no file could be written to, touching nothing.
 
     A new file takes the place of what is there. For a device or a pipe that would be
-    the end of it, and a checkpoint's own files are nobody's to replace.
+    the end of it, and what a run has in its directory is nobody's to replace. In a
+    checkpoint's folder it would go when that is pruned.
 
     Args:
         path: of the file, absolute.
@@ -39,9 +40,13 @@ def file_not_writable(path: Path, reason: str) -> DirectoryNotWritable:
 
 def _taken(path: Path) -> str | None:
     """Tell what is there that must stay; of a link, where it leads."""
-    folder = Path(os.path.realpath(path.parent))
-    if layout.is_in_checkpoint(folder / path.name):
+    real = Path(os.path.realpath(path.parent), path.name)
+    if layout.is_in_checkpoint(real):
         return "a checkpoint's own file"
+    for entry in (real, *real.parents):
+        if layout.is_of_run(entry.name) and _is_of_run(entry):
+            where = "" if entry == real else f"a path in {entry.name}, "
+            return f"{where}a name that the run in {entry.parent} keeps for itself"
     try:
         mode = os.stat(path).st_mode
     except OSError:
@@ -50,6 +55,20 @@ def _taken(path: Path) -> str | None:
     if stat.S_ISDIR(mode):
         return "a folder"
     return None if stat.S_ISREG(mode) else "a device or a pipe"
+
+
+def _is_of_run(entry: Path) -> bool:
+    """Whether what bears such a name is, or would be, of a run or a copied one."""
+    is_checkpoint = layout.step_of(entry.name.removesuffix(layout.REPLACED)) is not None
+    if is_checkpoint and (entry / layout.MANIFEST).is_file():
+        return True
+    try:
+        return entry.parent.is_dir() and run_directory.is_ours(entry.parent)
+    except FormatTooNew:
+        return True
+    except OSError:
+        # A folder that cannot be listed, say: what is wrong there is told of later.
+        return False
 
 
 def _no_way_to(path: Path) -> str | None:

@@ -19,9 +19,10 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from persist_callbacks.storage import layout
 from persist_callbacks.storage.reading import NO_TRAPS, read_plain
 
-NAME = ".progress"
+NAME = layout.PROGRESS
 
 _HEAD = struct.Struct("<4sI")
 _BODY = struct.Struct("<Qd")

@@ -23,7 +23,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.storage import durable, layout, manifest
 from persist_callbacks.storage.reading import read_plain
 
-RUN = "run.json"
+RUN = layout.RUN
 FORMAT: Final = "persist_callbacks run"
 VERSION: Final = 1
 

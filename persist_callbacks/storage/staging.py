@@ -18,7 +18,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.storage import durable, layout, manifest, run_directory
 from persist_callbacks.storage.layout import PREFIX, REPLACED
 
-_OF_SAVES = (".staged-", ".trash-")
+_OF_SAVES = (layout.STAGED, layout.TRASH)
 
 
 @dataclass(frozen=True)

@@ -584,6 +584,8 @@ def test_a_pipe_and_a_checkpoint_are_not_replaced(
         (("freeze", trained[0]), pipe, "a device or a pipe"),
         (("predict", pb, "--input", file), pipe, "a device or a pipe"),
         (("freeze", trained[0]), index, "a checkpoint's own file"),
+        (("freeze", trained[0]), trained[0] / "run.json", "a name that the run in"),
+        (("freeze", trained[0]), index.with_name("m.pb"), "a path in ckpt-000000007"),
     ):
         done = run(*arguments, "-o", place)
         assert done.exit_code == 1
