@@ -23,6 +23,10 @@ from persist_callbacks.storage.checkpoints import Committed, Vanished
 from persist_callbacks.storage.layout import MANIFEST, META, STATE
 from persist_callbacks.storage.store import Store
 
+# How often a run may prune its newest checkpoint while it is read, before that is an
+# error.
+_TRIES = 10
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -70,11 +74,13 @@ class Verification:
         path: what was looked at.
         checkpoints: oldest first.
         findings: what was found beside them.
+        pruned: how many a run that goes on has pruned before they were read.
     """
 
     path: Path
     checkpoints: tuple[VerifiedCheckpoint, ...]
     findings: tuple[Finding, ...] = ()
+    pruned: int = 0
 
     @property
     def sound(self) -> bool:
@@ -90,7 +96,7 @@ def verify(path: str | os.PathLike[str], *, finite: bool = False) -> Verificatio
     Structure, sizes and checksums against the manifest; every tensor against its own
     checksum; the training state against its schema, the manifest and the tensors; the
     ``.meta`` against the tensors. Reads only, and may be done while training writes:
-    what is pruned meanwhile is left out.
+    what is pruned meanwhile is counted, and the newest one that there is then is read.
 
     Args:
         path: a run directory, a checkpoint's folder, or its prefix.
@@ -101,7 +107,7 @@ def verify(path: str | os.PathLike[str], *, finite: bool = False) -> Verificatio
         What was found.
 
     Raises:
-        CheckpointNotFound: there is no such thing.
+        CheckpointNotFound: there is no such thing, or it was pruned while it was read.
         NotARunDirectory: it is something else.
     """
     given = paths.absolute(path, "path")
@@ -109,24 +115,72 @@ def verify(path: str | os.PathLike[str], *, finite: bool = False) -> Verificatio
     if layout.step_of(folder.name) is not None or (folder / MANIFEST).is_file():
         _require_there(folder)
         examined = _examine(folder, finite)
-        return Verification(folder, () if examined is None else (examined,))
+        if examined is None:
+            raise _not_there(folder, "that it was pruned while it was read")
+        return Verification(folder, (examined,))
     store = Store.open_for_reading(given)
-    found = [
-        each.path if isinstance(each, Committed) else each[0]
-        for each in checkpoints.survey(given)
-    ]
-    verified = [each for each in (_examine(one, finite) for one in found) if each]
-    return Verification(given, tuple(verified), tuple(_beside(store, verified)))
+    _load_readers()
+    verified, pruned = _examine_all(given, finite)
+    findings = tuple(_beside(store, verified))
+    return Verification(given, tuple(verified), findings, pruned)
+
+
+def _load_readers() -> None:
+    """Import what reads tensors, state and graph.
+
+    It takes seconds, in which a run prunes all that was found before.
+    """
+    from persist_callbacks.graph import meta  # noqa: F401
+    from persist_callbacks.training import state  # noqa: F401
+
+
+def _examine_all(directory: Path, finite: bool) -> tuple[list[VerifiedCheckpoint], int]:
+    """Look at the checkpoints of a run that may go on, the newest among them.
+
+    Returns:
+        What became of them, oldest first, and how many were pruned meanwhile.
+    """
+    verified: dict[Path, VerifiedCheckpoint] = {}
+    pruned: set[Path] = set()
+    for _ in range(_TRIES):
+        found = [
+            each.path if isinstance(each, Committed) else each[0]
+            for each in checkpoints.survey(directory)
+        ]
+        # The newest one, which is there for longest, first.
+        for folder in reversed(found):
+            if folder in verified:
+                continue
+            examined = _examine(folder, finite)
+            if examined is None:
+                pruned.add(folder)
+            else:
+                verified[folder] = examined
+        if not found or found[-1] in verified:
+            break
+    if pruned and not verified:
+        raise checkpoints.restless(directory, _TRIES)
+    return [verified[each] for each in sorted(verified, key=_step)], len(
+        pruned.difference(verified)
+    )
+
+
+def _step(folder: Path) -> int:
+    return layout.step_of(folder.name.removesuffix(layout.REPLACED)) or 0
 
 
 def _require_there(folder: Path) -> None:
     if not os.path.lexists(folder):
-        raise CheckpointNotFound(
-            folder,
-            expected="a checkpoint's folder",
-            found="nothing",
-            advice="`persist-callbacks list RUN` shows the checkpoints of a run.",
-        )
+        raise _not_there(folder, "nothing")
+
+
+def _not_there(folder: Path, found: str) -> CheckpointNotFound:
+    return CheckpointNotFound(
+        folder,
+        expected="a checkpoint's folder",
+        found=found,
+        advice="`persist-callbacks list RUN` shows the checkpoints of a run.",
+    )
 
 
 def _examine(folder: Path, finite: bool) -> VerifiedCheckpoint | None:
@@ -260,6 +314,7 @@ def as_json(verification: Verification) -> dict[str, Any]:
     return {
         "path": str(verification.path),
         "sound": verification.sound,
+        "pruned": verification.pruned,
         "checkpoints": [
             {
                 "name": one.path.name,

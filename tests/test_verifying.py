@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from loops import data, save_at_once, sequential
 from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.cli import commands
 from persist_callbacks.errors import CheckpointNotFound, NotARunDirectory
-from persist_callbacks.storage import manifest
+from persist_callbacks.storage import checkpoints, manifest
 from persist_callbacks.storage.layout import MANIFEST, META, STATE
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import finiteness
@@ -245,4 +247,83 @@ def test_the_command(run: Path) -> None:
     assert finding["where"] == f"{NEWEST}/{STATE}"
     assert finding["damage"] is True
     assert call("verify").exit_code == 2
-    assert call("verify", run / "nowhere").exit_code == 1
+    for nothing in ("nowhere", "ckpt-000000001", NEWEST + "/model.ckpt.index"):
+        done = call("verify", run / nothing)
+        assert done.exit_code == 2
+        assert f"{run / nothing}: expected a" in done.output
+
+
+def pruning(monkeypatch: pytest.MonkeyPatch, now: Any, then: Any) -> None:
+    """Let things happen just before a checkpoint is read, and just after."""
+    real = checkpoints.validate
+
+    def validate(folder: Path) -> Any:
+        now(folder)
+        try:
+            return real(folder)
+        finally:
+            then(folder)
+
+    monkeypatch.setattr(checkpoints, "validate", validate)
+
+
+def test_what_is_pruned_meanwhile(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run saves and prunes while it is looked at: what is there then is read."""
+    newer = (run / NEWEST).rename(tmp_path / "newer")
+
+    def prune(folder: Path) -> None:
+        if folder.name == OLDER:
+            shutil.rmtree(folder)
+            newer.rename(run / NEWEST)
+
+    pruning(monkeypatch, prune, lambda folder: None)
+    result = call("verify", run)
+    assert result.exit_code == 0
+    assert result.output.splitlines()[-2:] == [
+        "1 pruned meanwhile",
+        "1 of 1 checkpoints sound",
+    ]
+    (one,) = verify(run).checkpoints
+    assert one.path == run / NEWEST
+
+
+def test_pruned_faster_than_it_can_be_read(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing was read, nothing is said to be sound."""
+    away = tmp_path / "away"
+    pruning(
+        monkeypatch,
+        lambda folder: folder.rename(away),
+        lambda folder: away.rename(folder),
+    )
+    # It is there again when one looks, and is another one then.
+    monkeypatch.setattr(checkpoints, "_identity", lambda folder: None)
+    with pytest.raises(CheckpointNotFound, match="each was pruned meanwhile, 10 times"):
+        verify(run)
+    assert call("verify", run).exit_code == 1
+    with pytest.raises(CheckpointNotFound, match="it was pruned while it was read"):
+        verify(run / NEWEST)
+
+
+LOADED = """
+import sys
+from persist_callbacks.storage import checkpoints
+from persist_callbacks.verifying import verify
+real = checkpoints.survey
+def survey(*arguments):
+    print("tensorflow" in sys.modules)
+    return real(*arguments)
+checkpoints.survey = survey
+verify(sys.argv[1])
+"""
+
+
+def test_nothing_is_loaded_after_it_was_looked_what_there_is(run: Path) -> None:
+    """In the seconds that TensorFlow takes, all of it may be pruned."""
+    done = subprocess.run(
+        [sys.executable, "-c", LOADED, run], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["True"]

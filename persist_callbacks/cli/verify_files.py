@@ -10,6 +10,8 @@ import click
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.cli.parameters import LocalPath
+from persist_callbacks.errors import CheckpointNotFound, NotARunDirectory
+from persist_callbacks.storage import run_directory
 
 if TYPE_CHECKING:
     from persist_callbacks.verifying import Finding, Verification
@@ -31,12 +33,18 @@ def command(path: Path, as_json: bool, finite: bool) -> None:
     """Read every byte and every tensor of PATH and compare them with the manifests.
 
     PATH is a run directory, with all of its checkpoints, or one checkpoint's folder.
-    Exit code 0: all is sound; 1: something is damaged; 2: a wrong call. Nothing is
-    changed, and training may go on meanwhile.
+    Exit code 0: all is sound; 1: something is damaged; 2: a wrong call, as
+    where there is no run. Nothing is changed, and training may go on meanwhile.
     """
     from persist_callbacks import verifying
 
-    found = verifying.verify(path, finite=finite)
+    try:
+        found = verifying.verify(path, finite=finite)
+    except (CheckpointNotFound, NotARunDirectory) as error:
+        if path.is_dir() and run_directory.is_ours(path):
+            # All that there was has gone while it was read.
+            raise
+        raise click.UsageError(str(error)) from error
     if as_json:
         wording.print_json(verifying.as_json(found))
     else:
@@ -62,4 +70,6 @@ def _print(found: Verification) -> None:
     for finding in found.findings:
         say(finding)
     sound = sum(each.sound for each in found.checkpoints)
+    if found.pruned:
+        console.print(f"{found.pruned} pruned meanwhile")
     console.print(f"{sound} of {len(found.checkpoints)} checkpoints sound")

@@ -162,7 +162,7 @@ def newest_sound(directory: Path) -> Sound:
     for _ in range(_SURVEYS):
         with contextlib.suppress(Vanished):
             return _newest_sound(directory)
-    raise _restless(directory)
+    raise restless(directory, _SURVEYS)
 
 
 def _newest_sound(directory: Path) -> Sound:
@@ -237,11 +237,17 @@ def _identity(folder: Path) -> tuple[int, int] | None:
     return status.st_dev, status.st_ino
 
 
-def _restless(directory: Path) -> CheckpointNotFound:
+def restless(directory: Path, times: int) -> CheckpointNotFound:
+    """Error for a run whose checkpoints go faster than they can be read.
+
+    Args:
+        directory: the run directory.
+        times: how often that was tried.
+    """
     return CheckpointNotFound(
         directory,
         expected="a checkpoint that stays while it is read",
-        found=f"that each was pruned meanwhile, {_SURVEYS} times",
+        found=f"that each was pruned meanwhile, {times} times",
         advice="Keep more of them (keep_last), or ask again.",
     )
 
