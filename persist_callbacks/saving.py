@@ -638,6 +638,7 @@ class Saver:
             except BaseException:
                 self._writer.abandon()
                 raise
+            self._tell_notices()
             while (outcome := self._writer.collect()) is not None:
                 if outcome.error is not None:
                     self._warn(outcome.error)
@@ -650,6 +651,7 @@ class Saver:
 
     def _note(self, outcome: Outcome[Saved]) -> None:
         self._overhead.end(outcome.seconds)
+        self._tell_notices()
         if outcome.error is None:
             saved = outcome.result()
             self.saved += 1
@@ -669,6 +671,11 @@ class Saver:
             self.poisoned = outcome.error
             return
         self._fail(outcome.error)
+
+    def _tell_notices(self) -> None:
+        # Whatever becomes of the save in which the writer has come upon it.
+        for notice in self._store.take_notices():
+            warnings.warn(notice, PersistWarning, stacklevel=2)
 
     def _fail(self, error: BaseException) -> None:
         self.failed += 1

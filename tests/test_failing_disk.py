@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import threading
 import warnings
 from collections.abc import Callable, Iterator
@@ -196,7 +197,14 @@ def test_a_deleted_directory_is_made_again_and_locked(tmp_path: Path) -> None:
         ),
         b5=another,
     )
-    fit(wide(), deletion, PeriodicCheckpoint(run, every_steps=2, verbose=0))
+    with pytest.warns(PersistWarning) as caught:
+        fit(wide(), deletion, PeriodicCheckpoint(run, every_steps=2, verbose=0))
+    (message,) = messages(caught)
+    assert message == (
+        f"{run}: expected the run directory as this run has left it, found nothing of "
+        "the run: it was made again, and earlier checkpoints are gone from there. Put "
+        "them back if it was moved away."
+    )
     store = Store.open_for_reading(run)
     assert locked == [True]
     assert before == [store.run_id]
@@ -204,6 +212,37 @@ def test_a_deleted_directory_is_made_again_and_locked(tmp_path: Path) -> None:
         *("made again", "saved", "saved", "saved")
     ]
     assert (run / ".progress").is_file()
+    assert kept(run) == [4, 6, 7]
+
+
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("below", [".", "runs/one"])
+def test_a_mount_that_has_dropped(below: str, tmp_path: Path) -> None:
+    """What is under the mount point is another file system, and that is said once."""
+    with mounted(tmp_path / "disk", options="size=3m") as disk:
+        run = disk / below
+        drop = At(b3=lambda: subprocess.run(["umount", "-l", disk], check=True))
+        with pytest.warns(PersistWarning) as caught:
+            fit(wide(), drop, PeriodicCheckpoint(run, every_steps=2, verbose=0))
+        # For the fixture to take away.
+        subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
+    (message,) = messages(caught)
+    assert "earlier checkpoints are gone from there" in message
+    assert "Another file system is there now, as where a mount has dropped" in message
+    assert kept(run) == [4, 6, 7]
+    (first, *_) = Store.open_for_reading(run).journal()
+    assert first["found"] == "a run directory without run.json, on another file system"
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_run_json_that_is_gone(tmp_path: Path) -> None:
+    """It is written again, and nobody says that the checkpoints are gone."""
+    run = tmp_path / "run"
+    loss = At(b3=lambda: (run / "run.json").unlink())
+    with pytest.warns(PersistWarning) as caught:
+        fit(wide(), loss, PeriodicCheckpoint(run, every_steps=2, verbose=0))
+    (message,) = messages(caught)
+    assert "found it without its run.json, which was written again" in message
     assert kept(run) == [4, 6, 7]
 
 

@@ -66,6 +66,11 @@ class RunLock:
         """Whether the lock is still held."""
         return self._lock.is_locked
 
+    @property
+    def device(self) -> int | None:
+        """The file system that it was taken on; None where nothing says so."""
+        return None if self._file is None else self._file[0]
+
     def is_in_place(self) -> bool:
         """Whether whoever comes next meets this lock: its file is still the one there.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -81,6 +82,7 @@ class Store:
         self._lock = own_lock
         self._known = None if own_lock is None else checkpoints.Known()
         self._versions = dict(versions or {})
+        self._notices: deque[str] = deque()
 
     @classmethod
     def open_for_reading(cls, directory: str | os.PathLike[str]) -> Store:
@@ -225,11 +227,18 @@ class Store:
             durable.remove_file(path)
         return True
 
+    def take_notices(self) -> list[str]:
+        """Hand over what the user is to know and was not told, on any thread."""
+        taken = []
+        while self._notices:
+            taken.append(self._notices.popleft())
+        return taken
+
     def stage(self, step: int, *, needs: int = 0) -> Staged:
         """Begin a checkpoint.
 
-        A run directory that was deleted meanwhile is made again, and leftovers of
-        saves that have failed are swept.
+        A run directory that was deleted meanwhile is made again, of which
+        `take_notices` tells, and leftovers of saves that have failed are swept.
 
         Args:
             step: training steps done.
@@ -245,7 +254,11 @@ class Store:
         with saving(self.directory / name):
             assert self._lock is not None
             self._lock = upkeep.see_to_directory(
-                self.directory, self._lock, self.run_id, self._versions
+                self.directory,
+                self._lock,
+                self.run_id,
+                self._versions,
+                self._notices.append,
             )
             staging.sweep(self.directory)
             staging.require_space(self.directory, needs + _SLACK)

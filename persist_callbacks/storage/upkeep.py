@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from persist_callbacks.errors import ForeignCheckpoint
@@ -65,7 +65,11 @@ def newest_run_id(directory: Path) -> str | None:
 
 
 def see_to_directory(
-    directory: Path, own_lock: lock.RunLock, run_id: str, versions: Mapping[str, str]
+    directory: Path,
+    own_lock: lock.RunLock,
+    run_id: str,
+    versions: Mapping[str, str],
+    tell: Callable[[str], None],
 ) -> lock.RunLock:
     """Make a run directory anew, locked and with its ``run.json``, if it is gone.
 
@@ -74,6 +78,7 @@ def see_to_directory(
         own_lock: that of the process, on the directory that was there.
         run_id: the run that it is for.
         versions: of the software that writes, by name.
+        tell: is given what the user is to know of it, where it was made anew.
 
     Returns:
         The lock that keeps others out now.
@@ -90,17 +95,25 @@ def see_to_directory(
             raise NotADirectoryError(code, os.strerror(code), str(directory))
         anew = lock.RunLock(directory)
         try:
-            _see_to_run(directory, run_id, versions)
+            elsewhere = anew.device != own_lock.device
+            _see_to_run(directory, run_id, versions, tell, elsewhere=elsewhere)
         except BaseException:
             anew.release()
             raise
         own_lock.release()
         return anew
-    _see_to_run(directory, run_id, versions)
+    _see_to_run(directory, run_id, versions, tell, elsewhere=False)
     return own_lock
 
 
-def _see_to_run(directory: Path, run_id: str, versions: Mapping[str, str]) -> None:
+def _see_to_run(
+    directory: Path,
+    run_id: str,
+    versions: Mapping[str, str],
+    tell: Callable[[str], None],
+    *,
+    elsewhere: bool,
+) -> None:
     run = run_directory.read_run(directory)
     if run is not None and run.run_id != run_id:
         raise ForeignCheckpoint(
@@ -111,5 +124,22 @@ def _see_to_run(directory: Path, run_id: str, versions: Mapping[str, str]) -> No
         )
     if run is None:
         run_directory.begin_run(directory, run_id=run_id, versions=versions)
+        tell(_made_again(directory, elsewhere))
         found = f"a run directory without {RUN}"
+        found += ", on another file system" if elsewhere else ""
         journal.append(directory, "made again", run_id, {"found": found})
+
+
+def _made_again(directory: Path, elsewhere: bool) -> str:
+    """Word what has become of a run directory, and what is not there any more."""
+    told = f"{directory}: expected the run directory as this run has left it, found "
+    if checkpoints.readable(directory):
+        return f"{told}it without its {RUN}, which was written again. Leave it there."
+    told += "nothing of the run: it was made again, and earlier checkpoints are gone "
+    told += "from there. "
+    if elsewhere:
+        told += "Another file system is there now, as where a mount has dropped: what "
+        return (
+            f"{told}is saved from here on is in that one. Mount it again, or copy it."
+        )
+    return f"{told}Put them back if it was moved away."
