@@ -202,7 +202,8 @@ def write(
         durable.replace_file(pb_path, built.data)
         durable.replace_file(beside, signature.to_json())
     except OSError as error:
-        raise file_not_writable(pb_path, error.strerror or str(error)) from error
+        reason = error.strerror or str(error)
+        raise file_not_writable(pb_path, reason, error.errno) from error
     return frozen_graphs.load_frozen_graph(pb_path)
 
 

@@ -8,7 +8,7 @@ import os
 import re
 import weakref
 from collections.abc import Sequence
-from numbers import Integral
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
 
@@ -181,16 +181,20 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 every_epochs=every_epochs,
                 max_overhead=max_overhead,
             ),
-            keep=Keep(keep_last, keep_best, keep_every_seconds),
+            keep=Keep(
+                keep_last,
+                keep_best,
+                None if keep_every_seconds is None else _of_python(keep_every_seconds),
+            ),
             monitor=monitor,
             lower_is_better=lower,
             resume=resume,
             on_error=on_error,
             data_state=data_state,
             save_on_signal=save_on_signal,
-            grace_seconds=grace_seconds,
+            grace_seconds=_of_python(grace_seconds),
             watchers=tuple(watchers),
-            on_nan=OnNan(on_nan, rollback_times, rollback_learning_rate),
+            on_nan=OnNan(on_nan, rollback_times, _of_python(rollback_learning_rate)),
             verbose=verbose,
         )
         check_directory(self._options.path)
@@ -282,7 +286,7 @@ def _watchers(value: object) -> None:
     is_list = isinstance(value, Sequence) and not isinstance(value, (str, bytes))
     for each in value if is_list else [value]:  # type: ignore[attr-defined]
         seconds = getattr(each, "seconds", None)
-        is_number = isinstance(seconds, (int, float)) and not isinstance(seconds, bool)
+        is_number = isinstance(seconds, Real) and not isinstance(seconds, bool)
         looks = is_number and callable(getattr(each, "notice", None))
         if not is_list or not looks:
             raise ArgumentError(
@@ -304,7 +308,7 @@ def _whole(name: str, value: Any, *, at_least: int) -> None:
 
 
 def _positive(name: str, value: Any, *, or_infinite: bool = False) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not value > 0 or (value == math.inf and not or_infinite):
         raise ArgumentError(
             name,
@@ -314,10 +318,15 @@ def _positive(name: str, value: Any, *, or_infinite: bool = False) -> None:
         )
 
 
+def _of_python(value: Any) -> float:
+    """Make a plain number of one of NumPy's, whose precision would spread."""
+    return value if isinstance(value, (int, float)) else float(value)
+
+
 def _span(name: str, value: Any) -> None:
     if value is None:
         return
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
     if not is_number or not value >= SHORTEST_SPAN:
         raise ArgumentError(
             name,

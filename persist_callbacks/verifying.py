@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from persist_callbacks import paths
-from persist_callbacks.errors import CheckpointNotFound, PersistError
+from persist_callbacks.errors import CheckpointNotFound, FormatTooNew, PersistError
 from persist_callbacks.storage import (
     bundle,
     checkpoint_files,
@@ -54,16 +54,18 @@ class VerifiedCheckpoint:
         path: its folder.
         tensors: how many were read.
         findings: what was found; none if all is well.
+        newer: whether it is for a newer persist_callbacks to judge.
     """
 
     path: Path
     tensors: int
     findings: tuple[Finding, ...] = ()
+    newer: bool = False
 
     @property
     def sound(self) -> bool:
-        """Whether a run can go on from it."""
-        return not any(finding.damage for finding in self.findings)
+        """Whether a run of this version can go on from it."""
+        return not self.newer and not any(finding.damage for finding in self.findings)
 
 
 @dataclass(frozen=True)
@@ -189,13 +191,15 @@ def _examine(folder: Path, finite: bool) -> VerifiedCheckpoint | None:
         committed = checkpoints.validate(folder)
     except Vanished:
         return None
+    except FormatTooNew as error:
+        return VerifiedCheckpoint(folder, 0, (_newer(folder.name, error),), newer=True)
     except PersistError as error:
         return VerifiedCheckpoint(folder, 0, (_finding(folder.name, error),))
     contents = _Contents(committed, finite)
     findings = tuple(contents.findings())
     if findings and not os.path.lexists(folder):
         return None
-    return VerifiedCheckpoint(folder, contents.tensors, findings)
+    return VerifiedCheckpoint(folder, contents.tensors, findings, contents.newer)
 
 
 class _Contents:
@@ -206,6 +210,7 @@ class _Contents:
         self._finite = finite
         self._name = committed.path.name
         self.tensors = 0
+        self.newer = False
 
     def findings(self) -> Iterator[Finding]:
         shapes: dict[str, tuple[tuple[int, ...], str]] = {}
@@ -232,6 +237,10 @@ class _Contents:
         try:
             data = checkpoint_files.read_file(self._committed.path, STATE)
             state = training_state.load(data, where)
+        except FormatTooNew as error:
+            self.newer = True
+            yield _newer(where, error)
+            return
         except PersistError as error:
             yield _finding(where, error)
             return
@@ -297,6 +306,11 @@ def _beside(store: Store, verified: list[VerifiedCheckpoint]) -> Iterator[Findin
         yield _finding(journal.NAME, error)
 
 
+def _newer(where: str, error: FormatTooNew) -> Finding:
+    what = f"expected {error.expected}, found {error.found}. {error.advice}"
+    return Finding(where, what, damage=False)
+
+
 def _finding(where: str, error: PersistError) -> Finding:
     expected = f"expected {error.expected}, found {error.found}"
     return Finding(error.where if "/" in error.where else where, expected)
@@ -319,6 +333,7 @@ def as_json(verification: Verification) -> dict[str, Any]:
             {
                 "name": one.path.name,
                 "sound": one.sound,
+                "newer_format": one.newer,
                 "tensors": one.tensors,
                 "findings": each(one.findings),
             }

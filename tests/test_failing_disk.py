@@ -17,8 +17,13 @@ import numpy as np
 import pytest
 
 from loops import FEATURES, Crash, CrashAt, data
-from persist_callbacks import PeriodicCheckpoint
-from persist_callbacks.errors import PersistWarning, RunLocked, SaveFailed
+from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint
+from persist_callbacks.errors import (
+    DirectoryNotWritable,
+    PersistWarning,
+    RunLocked,
+    SaveFailed,
+)
 from persist_callbacks.storage import bundle, durable
 from persist_callbacks.storage.store import Store
 from persist_callbacks.verifying import verify
@@ -159,6 +164,17 @@ def test_full_when_the_last_one_is_written(
     summary = printed.splitlines()[-1]
     assert summary.startswith(f"{written} checkpoints written to {run}")
     assert summary.endswith(f". {lost}.")
+
+
+def test_an_export_that_finds_no_room(disk: Path) -> None:
+    """The advice is about room, and nothing is left of it."""
+    pb = disk / "model.pb"
+    full = At(b6=lambda: fill(disk, leaving=200_000))
+    with pytest.raises(DirectoryNotWritable, match="No space left") as raised:
+        fit(wide(), full, FrozenGraphExport(pb))
+    assert raised.value.where == str(pb)
+    assert raised.value.advice == "Make room there, and run it again."
+    assert [each.name for each in disk.iterdir()] == ["filler"]
 
 
 @pytest.mark.usefixtures("synchronous")

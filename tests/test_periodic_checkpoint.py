@@ -126,6 +126,19 @@ def test_arguments_are_refused_by_name(argument, value, expected, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("number", [np.int64(5), np.float32(0.5), np.float64(0.5)])
+def test_numbers_of_numpy_are_numbers(number, tmp_path):
+    """For every argument that takes one."""
+    options = dict.fromkeys(
+        ("every_seconds", "keep_every_seconds", "grace_seconds"), number
+    )
+    PeriodicCheckpoint(tmp_path, rollback_learning_rate=number, **options)
+    for argument in ("keep_every_seconds", "grace_seconds", "rollback_learning_rate"):
+        for wrong in (np.float32("nan"), np.int64(0), np.bool_(True)):
+            with pytest.raises(ArgumentError, match=f"^{argument}: expected a number"):
+                PeriodicCheckpoint(tmp_path, **{argument: wrong})
+
+
 def test_a_directory_that_no_system_takes_is_refused():
     """Before fit, where the system would refuse it without saying what it was for."""
     with pytest.raises(ArgumentError, match=r"^directory: .* null"):

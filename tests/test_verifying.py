@@ -253,6 +253,31 @@ def test_the_command(run: Path) -> None:
         assert f"{run / nothing}: expected a" in done.output
 
 
+@pytest.mark.parametrize("name", [MANIFEST, STATE])
+def test_a_newer_format(name: str, run: Path) -> None:
+    """Nobody can go on from it, and nobody says that it is damaged."""
+    content = json.loads((run / NEWEST / name).read_bytes())
+    changed = json.dumps({**content, "version": 2}).encode()
+    if name == MANIFEST:
+        (run / NEWEST / name).write_bytes(changed)
+    else:
+        vouch(run / NEWEST, name, changed)
+    found = verify(run)
+    assert not found.sound
+    older, newest = found.checkpoints
+    assert older.sound
+    assert newest.newer
+    assert not newest.sound
+    result = call("verify", run)
+    assert result.exit_code == 1
+    assert f"{NEWEST}: newer format\n  {NEWEST}" in result.output
+    assert "found version 2. " in result.output
+    assert "DAMAGED" not in result.output
+    assert result.output.splitlines()[-1] == "1 of 2 checkpoints sound"
+    told = json.loads(call("verify", run, "--json").output)
+    assert [each["newer_format"] for each in told["checkpoints"]] == [False, True]
+
+
 def pruning(monkeypatch: pytest.MonkeyPatch, now: Any, then: Any) -> None:
     """Let things happen just before a checkpoint is read, and just after."""
     real = checkpoints.validate

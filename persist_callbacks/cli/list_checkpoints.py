@@ -12,7 +12,7 @@ import click
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.cli.parameters import LocalPath, seconds
-from persist_callbacks.errors import PersistError
+from persist_callbacks.errors import FormatTooNew, PersistError
 from persist_callbacks.records import CheckpointRecord
 from persist_callbacks.storage import checkpoints, manifest, retention
 from persist_callbacks.storage.store import Store
@@ -57,7 +57,7 @@ def command(
     now; the next save is one more.
     """
     store = Store.open_for_reading(run)
-    records, damaged = _sort(store)
+    records, unread = _sort(store)
     best = retention.best(records)
     rules = (keep_last, keep_best, keep_every_seconds)
     goes: list[str] | None = None
@@ -81,20 +81,27 @@ def command(
                 "run_id": store.run_id,
                 "checkpoints": rows,
                 "damaged": [
-                    {"name": path.name, "reason": str(error)} for path, error in damaged
+                    {"name": path.name, "reason": str(error)}
+                    for path, error in unread
+                    if not isinstance(error, FormatTooNew)
+                ],
+                "newer_format": [
+                    {"name": path.name, "reason": str(error)}
+                    for path, error in unread
+                    if isinstance(error, FormatTooNew)
                 ],
                 "set_aside": aside,
             }
         )
         return
-    _print(rows, damaged, aside)
+    _print(rows, unread, aside)
 
 
 def _sort(
     store: Store,
 ) -> tuple[list[CheckpointRecord], list[tuple[Path, PersistError]]]:
-    """Tell checkpoints that look whole from those that do not."""
-    records, damaged = [], store.damaged()
+    """Tell checkpoints that look whole from those that do not, or cannot be judged."""
+    records, unread = [], store.damaged()
     for found in store.checkpoints():
         try:
             manifest.validate(found.path, checksums=False)
@@ -102,8 +109,8 @@ def _sort(
         except PersistError as error:
             # The run may be going on, and this one pruned an instant ago.
             if found.path.exists():
-                damaged.append((found.path, error))
-    return records, sorted(damaged, key=lambda pair: pair[0].name)
+                unread.append((found.path, error))
+    return records, sorted(unread, key=lambda pair: pair[0].name)
 
 
 def _row(
@@ -134,7 +141,7 @@ def _row(
 
 def _print(
     rows: list[dict[str, Any]],
-    damaged: list[tuple[Path, PersistError]],
+    unread: list[tuple[Path, PersistError]],
     aside: list[str],
 ) -> None:
     console = wording.console()
@@ -144,7 +151,7 @@ def _print(
         right=("Step", "Epoch", "Batch", "Size"),
     )
     # What the other commands are given is told in full, however narrow the terminal.
-    names = [row["name"] for row in rows] + [path.name for path, _ in damaged]
+    names = [row["name"] for row in rows] + [path.name for path, _ in unread]
     table.columns[0].min_width = max(map(len, names), default=0)
     table.columns[0].no_wrap = True
     for row in rows:
@@ -160,13 +167,14 @@ def _print(
             "" if score is None else f"{score['monitor']} {float(score['value']):.6g}",
             ", ".join(marks),
         )
-    for path, _ in damaged:
-        table.add_row(path.name, *[""] * 6, wording.red("damaged"))
-    if rows or damaged:
+    for path, error in unread:
+        mark = "newer format" if isinstance(error, FormatTooNew) else "damaged"
+        table.add_row(path.name, *[""] * 6, wording.red(mark))
+    if rows or unread:
         console.print(table)
     else:
         console.print("No checkpoints yet.")
-    for _, error in damaged:
+    for _, error in unread:
         console.print(wording.red(str(error)))
     if aside:
         console.print(f"Set aside as damaged: {', '.join(aside)}")

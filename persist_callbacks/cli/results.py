@@ -42,7 +42,7 @@ class ResultFile:
             os.scandir(self._path.parent).close()
         except OSError as error:
             reason = f"{self._path.parent}: {error.strerror or error}"
-            raise file_not_writable(self._path, reason) from error
+            raise file_not_writable(self._path, reason, error.errno) from error
         return self
 
     def append(self, results: Mapping[str, Any]) -> None:
@@ -89,7 +89,7 @@ class ResultFile:
             yield
         except OSError as error:
             reason = error.strerror or str(error)
-            raise file_not_writable(self._path, reason) from error
+            raise file_not_writable(self._path, reason, error.errno) from error
 
     def _publish(self) -> None:
         if self._path.suffix == ".npy":

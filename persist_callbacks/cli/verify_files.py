@@ -14,7 +14,7 @@ from persist_callbacks.errors import CheckpointNotFound, NotARunDirectory
 from persist_callbacks.storage import run_directory
 
 if TYPE_CHECKING:
-    from persist_callbacks.verifying import Finding, Verification
+    from persist_callbacks.verifying import Finding, Verification, VerifiedCheckpoint
 
 
 @click.command(
@@ -33,8 +33,9 @@ def command(path: Path, as_json: bool, finite: bool) -> None:
     """Read every byte and every tensor of PATH and compare them with the manifests.
 
     PATH is a run directory, with all of its checkpoints, or one checkpoint's folder.
-    Exit code 0: all is sound; 1: something is damaged; 2: a wrong call, as
-    where there is no run. Nothing is changed, and training may go on meanwhile.
+    Exit code 0: all is sound; 1: something is damaged, or of a newer format; 2: a wrong
+    call, as where there is no run. Nothing is changed, and training may go on
+    meanwhile.
     """
     from persist_callbacks import verifying
 
@@ -53,6 +54,12 @@ def command(path: Path, as_json: bool, finite: bool) -> None:
         raise click.exceptions.Exit(1)
 
 
+def _verdict(found: VerifiedCheckpoint) -> str:
+    if found.newer:
+        return "newer format"
+    return f"sound, {found.tensors} tensors" if found.sound else "DAMAGED"
+
+
 def _print(found: Verification) -> None:
     console = wording.console()
 
@@ -61,8 +68,7 @@ def _print(found: Verification) -> None:
         console.print(wording.red(text) if finding.damage else text)
 
     for each in found.checkpoints:
-        verdict = f"sound, {each.tensors} tensors" if each.sound else "DAMAGED"
-        console.print(f"{each.path.name}: {verdict}")
+        console.print(f"{each.path.name}: {_verdict(each)}")
         for finding in each.findings:
             say(finding)
     if found.findings:

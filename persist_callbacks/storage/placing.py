@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from pathlib import Path
@@ -28,13 +29,23 @@ def check_place(path: Path) -> None:
         raise file_not_writable(path, found)
 
 
-def file_not_writable(path: Path, reason: str) -> DirectoryNotWritable:
-    """Error for a file that cannot be put where it was asked for, and why."""
+def file_not_writable(
+    path: Path, reason: str, code: int | None = None
+) -> DirectoryNotWritable:
+    """Error for a file that cannot be put where it was asked for, and why.
+
+    Args:
+        path: of the file.
+        reason: why not.
+        code: the system's number of it, where it was the system that refused.
+    """
     return DirectoryNotWritable(
         path,
         expected="a path that a file can be written to",
         found=reason,
-        advice="Give a file in a folder of yours, such as runs/digits/model.pb.",
+        advice="Make room there, and run it again."
+        if code in (errno.ENOSPC, errno.EDQUOT)
+        else "Give a file in a folder of yours, such as runs/digits/model.pb.",
     )
 
 

@@ -255,6 +255,21 @@ def test_list_tells_what_is_damaged(ten: Path) -> None:
     assert found["set_aside"] == ["damaged-ckpt-000000150"]
 
 
+def test_list_of_a_newer_format(ten: Path) -> None:
+    """It is for a newer version to judge, and not called damaged."""
+    path = ten / "ckpt-000001500" / MANIFEST
+    path.write_text(path.read_text().replace('"version": 1', '"version": 2'))
+    lines = run("list", ten).stdout.splitlines()
+    (row,) = (line for line in lines if line.startswith("ckpt-000001500 "))
+    assert row.split(maxsplit=1)[1] == "newer format"
+    assert "damaged" not in "".join(lines)
+    assert "Upgrade persist_callbacks" in lines[-1]
+    found = json.loads(run("list", ten, "--json").stdout)
+    assert found["damaged"] == []
+    (newer,) = found["newer_format"]
+    assert newer["name"] == "ckpt-000001500"
+
+
 def test_list_of_a_run_that_has_saved_nothing(tmp_path: Path) -> None:
     """A run that has begun and has no checkpoint yet is no failure."""
     Store.open_for_writing(tmp_path).close()
