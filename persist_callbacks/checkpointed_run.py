@@ -695,9 +695,9 @@ class CheckpointedRun:
             return []
         return [
             f"a {kind} step draws random numbers by ops whose place no checkpoint can "
-            f"hold ({', '.join(unsaved.drawing)}), so that it draws others than without "
-            "a stop: draw by keras.random with a keras.random.SeedGenerator, or by a "
-            "tf.random.Generator"
+            f"hold ({', '.join(unsaved.drawing)}), so that it draws others than "
+            "without a stop: draw by keras.random with a keras.random.SeedGenerator, "
+            "or by a tf.random.Generator"
         ]
 
     # -- validation -----------------------------------------------------------------
