@@ -12,6 +12,7 @@ import math
 import os
 import re
 import struct
+import tempfile
 from collections.abc import Collection, Iterator, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,9 @@ _ENTRY = 64
 
 # A shard of the format before TensorFlow 1.0, or the name that stands for all of them.
 _OLD_SHARD = re.compile(r"(.+)(?<!\.data)-(?:\d{5}|\?{5})-of-(\d{5})")
+
+# What makes TensorFlow take a path for a pattern.
+_PATTERN = re.compile(r"[*?\[\\]")
 
 # What TensorFlow says of its own kernels around what went wrong.
 _KERNEL = re.compile(r"\{\{function_node [^}]*\}\} ?| \[Op:\w+\]")
@@ -239,36 +243,42 @@ def read(prefix: str | os.PathLike[str], keys: Sequence[str]) -> dict[str, Any]:
         TensorNotFound: the CKPT has no tensor of that key.
         CheckpointDamaged: its files are missing, cut or changed.
     """
+    check_index(prefix)
+    with _opened(prefix) as (reader, alias):
+        dtypes = reader.get_variable_to_dtype_map()
+        for key in keys:
+            if key not in dtypes:
+                near = difflib.get_close_matches(key, dtypes, n=3, cutoff=0.4)
+                raise TensorNotFound(
+                    f"{_short(prefix)}: {key!r}",
+                    expected="a tensor of that key",
+                    found=f"no such tensor among {len(dtypes)}",
+                    advice=f"Nearest: {', '.join(near)}." if near else "None is near.",
+                )
+        return _values(prefix, reader, alias, {key: dtypes[key] for key in keys})
+
+
+def _values(
+    prefix: str | os.PathLike[str], reader: Any, alias: str, dtypes: Mapping[str, Any]
+) -> dict[str, Any]:
     import tensorflow as tf
 
-    check_index(prefix)
-    reader = _open(prefix)
-    dtypes = reader.get_variable_to_dtype_map()
-    for key in keys:
-        if key not in dtypes:
-            near = difflib.get_close_matches(key, dtypes, n=3, cutoff=0.4)
-            raise TensorNotFound(
-                f"{_short(prefix)}: {key!r}",
-                expected="a tensor of that key",
-                found=f"no such tensor among {len(dtypes)}",
-                advice=f"Nearest: {', '.join(near)}." if near else "None is near.",
-            )
-    if not keys:
+    if not dtypes:
         return {}
     try:
         if not tf.executing_eagerly():
             # In a script of TensorFlow 1's ways, an op would only promise the values.
-            return {key: reader.get_tensor(key) for key in keys}
+            return {key: reader.get_tensor(key) for key in dtypes}
         with tf.device("/CPU:0"):
             values = tf.raw_ops.RestoreV2(
-                prefix=os.fspath(prefix),
-                tensor_names=list(keys),
-                shape_and_slices=[""] * len(keys),
-                dtypes=[dtypes[key] for key in keys],
+                prefix=alias,
+                tensor_names=list(dtypes),
+                shape_and_slices=[""] * len(dtypes),
+                dtypes=list(dtypes.values()),
             )
     except (tf.errors.OpError, IndexError, ValueError, RuntimeError) as error:
         raise _damaged(f"{_short(prefix)}.data", error) from error
-    return dict(zip(keys, values, strict=True))
+    return dict(zip(dtypes, values, strict=True))
 
 
 def scan(prefix: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
@@ -321,9 +331,9 @@ def variables(prefix: str | os.PathLike[str]) -> tuple[TensorInfo, ...]:
         CheckpointDamaged: the index is missing or cannot be read.
     """
     check_index(prefix)
-    reader = _open(prefix)
-    shapes = reader.get_variable_to_shape_map()
-    dtypes = reader.get_variable_to_dtype_map()
+    with _opened(prefix) as (reader, _):
+        shapes = reader.get_variable_to_shape_map()
+        dtypes = reader.get_variable_to_dtype_map()
     return tuple(
         TensorInfo(name, tuple(shapes[name]), dtypes[name].name)
         for name in sorted(shapes)
@@ -339,7 +349,8 @@ def is_object_based(prefix: str | os.PathLike[str]) -> bool:
         CheckpointDamaged: the index is missing or cannot be read.
     """
     check_index(prefix)
-    return bool(_open(prefix).has_tensor(OBJECT_GRAPH_KEY))
+    with _opened(prefix) as (reader, _):
+        return bool(reader.has_tensor(OBJECT_GRAPH_KEY))
 
 
 def latest_prefix(folder: str | os.PathLike[str]) -> str | None:
@@ -489,20 +500,48 @@ def _check_old_shards(prefix: Path) -> None:
             )
 
 
-def _open(prefix: str | os.PathLike[str]) -> Any:
+@contextlib.contextmanager
+def _opened(prefix: str | os.PathLike[str]) -> Iterator[tuple[Any, str]]:
+    """Open a CKPT; give the reader, and the prefix by which TensorFlow reads it."""
     import tensorflow as tf
 
-    try:
-        return tf.train.load_checkpoint(os.fspath(prefix))
-    # Which of these it is depends on the kind of damage and on TensorFlow's version.
-    except (
-        tf.errors.OpError,
-        IndexError,
-        ValueError,
-        RuntimeError,
-        MemoryError,
-    ) as error:
-        raise _damaged(f"{_short(prefix)}.index", error) from error
+    with contextlib.ExitStack() as stack:
+        try:
+            alias = os.fspath(stack.enter_context(_no_pattern(Path(prefix))))
+            reader = tf.train.load_checkpoint(alias)
+        # Which of these it is depends on the damage and on TensorFlow's version.
+        except (
+            tf.errors.OpError,
+            OSError,
+            IndexError,
+            ValueError,
+            RuntimeError,
+            MemoryError,
+        ) as error:
+            raise _damaged(f"{_short(prefix)}.index", error) from error
+        yield reader, alias
+
+
+@contextlib.contextmanager
+def _no_pattern(prefix: Path) -> Iterator[Path]:
+    """Give a prefix another path if TensorFlow would not read it by its own.
+
+    It takes the path of what it reads for a pattern of paths first, and then for the
+    path itself: none with a bracket or an asterisk in it is both.
+    """
+    if not _PATTERN.search(os.fspath(prefix.parent)):
+        yield prefix
+    elif os.path.isdir("/proc/self/fd"):
+        descriptor = os.open(prefix.parent, os.O_RDONLY)
+        try:
+            yield Path(f"/proc/self/fd/{descriptor}", prefix.name)
+        finally:
+            os.close(descriptor)
+    else:
+        with tempfile.TemporaryDirectory(prefix="persist_callbacks-") as holder:
+            folder = Path(holder, "checkpoint")
+            folder.symlink_to(prefix.parent.absolute(), target_is_directory=True)
+            yield folder / prefix.name
 
 
 def _damaged(where: str, error: Exception) -> CheckpointDamaged:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import shutil
 import subprocess
 import sys
@@ -57,6 +58,35 @@ def test_what_was_written_is_read(prefix: str) -> None:
     assert int(read["step"]) == 7
     np.testing.assert_array_equal(read["dense/kernel"], TENSORS["dense/kernel"])
     assert bundle.read(prefix, []) == {}
+
+
+@pytest.mark.parametrize("proc", [True, False])
+@pytest.mark.parametrize("name", ["lr=[0.1]", "a*b", "what?", "back\\slash", "]["])
+def test_a_folder_whose_name_is_a_pattern(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, proc: bool
+) -> None:
+    """TensorFlow by itself reads none of what it has written there."""
+    if not proc:
+        isdir = os.path.isdir
+        monkeypatch.setattr(
+            os.path, "isdir", lambda path: path != "/proc/self/fd" and isdir(path)
+        )
+    prefix = tmp_path / name / "model.ckpt"
+    prefix.parent.mkdir()
+    bundle.write(prefix, {"a": tf.constant([1.0, 2.0]), "b": tf.constant(["text"])})
+    opened = len(os.listdir("/proc/self/fd")) if Path("/proc").exists() else 0
+    read = bundle.read(prefix, ["a", "b"])
+    assert read["a"].numpy().tolist() == [1.0, 2.0]
+    assert read["b"].numpy().tolist() == [b"text"]
+    assert [info.name for info in bundle.variables(prefix)] == ["a", "b"]
+    assert not bundle.is_object_based(prefix)
+    with pytest.raises(TensorNotFound):
+        bundle.read(prefix, ["c"])
+    if opened:
+        assert len(os.listdir("/proc/self/fd")) == opened
+    prefix.with_name("model.ckpt.index").unlink()
+    with pytest.raises(CheckpointDamaged):
+        bundle.read(prefix, ["a"])
 
 
 def test_variant_tensors_survive(tmp_path: Path) -> None:
