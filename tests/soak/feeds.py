@@ -288,37 +288,40 @@ class Visiting(Batches):
 class Mixing(Batches):
     """Shuffles at an epoch's end, and draws by the same generator for each batch.
 
+    It is its own: what has read ahead for a run that was broken off in this process
+    may go on to draw from those of all.
+
     Args:
-        kind: ``array`` of rows, shuffled by a generator of its own; ``names``, a list
-            by Python's; ``classes``, an array for each by NumPy's, as ``begin`` does at
-            an epoch's begin.
+        kind: ``array`` of rows; ``names``, a list that is shuffled by Python;
+            ``classes``, an array for each; ``begin``, at an epoch's begin.
     """
 
     def __init__(self, kind: str = "array", **options: Any) -> None:
         super().__init__(**options)
         self.kind = kind
+        self.python = random.Random(4)
         self.names = [f"row {number}" for number in range(ROWS)]
         self.classes = {0: self.order[: ROWS // 2], 1: self.order[ROWS // 2 :]}
 
     def __getitem__(self, index: int) -> Any:
-        self.random.random() if self.kind == "array" else random.random()
         if self.kind == "names":
             self.order = np.array([int(name[4:]) for name in self.names])
         x, y = super().__getitem__(index)
-        return x + np.random.standard_normal(x.shape).astype("float32") * 0.1, y
+        noise = self.random.standard_normal(x.shape).astype("float32")
+        return x * self.python.random() + noise * 0.1, y
 
     def on_epoch_begin(self) -> None:
         if self.kind == "begin":
-            np.random.shuffle(self.order)
+            self.random.shuffle(self.order)
 
     def on_epoch_end(self) -> None:
         if self.kind == "array":
             self.random.shuffle(self.order)
         elif self.kind == "names":
-            random.shuffle(self.names)
+            self.python.shuffle(self.names)
         elif self.kind == "classes":
             for chosen in self.classes.values():
-                np.random.shuffle(chosen)
+                self.random.shuffle(chosen)
 
 
 class _Hidden:
