@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -32,7 +34,8 @@ _SECONDS_BETWEEN_LOOKS = 0.1
     "--signal",
     "by_signal",
     is_flag=True,
-    help="Send SIGUSR1 to the process, on this machine, in place of touching a file.",
+    help="Send SIGUSR1 to the process, on this machine, in place of touching a file; "
+    "for a fit in its main thread, with save_on_signal.",
 )
 @click.option(
     "--wait",
@@ -98,19 +101,47 @@ def _steps_done(directory: Path) -> int:
 
 def _send(directory: Path, owner: lock.Owner) -> None:
     number = getattr(signal, "SIGUSR1", None)
-    here = lock.is_here(owner)
-    if number is not None and here:
+    if number is None:
+        found = "none on this system"
+    elif not lock.is_here(owner):
+        found = f"it on {owner.host}"
+    else:
         try:
-            os.kill(owner.pid, number)
+            found = _why_not(directory, owner.pid, number)
+            if not found:
+                os.kill(owner.pid, number)
+                return
         except OSError as error:
             found = f"process {owner.pid}: {error.strerror}"
-        else:
-            return
-    else:
-        found = f"it on {owner.host}" if not here else "none on this system"
     raise RunNotActive(
         directory,
         expected="a process on this machine that SIGUSR1 can be sent to",
         found=found,
         advice="Leave --signal out: a file in the run directory asks for it too.",
     )
+
+
+def _why_not(directory: Path, pid: int, number: int) -> str:
+    """Say why a process is not to get a signal, which may be its end; "" if it may.
+
+    Args:
+        directory: the run directory.
+        pid: the process that is said to train there.
+        number: the signal's.
+
+    Raises:
+        OSError: nothing can be known of it.
+    """
+    if not sys.platform.startswith("linux"):
+        # No other system tells.
+        return ""
+    if not lock.is_held_by(directory, pid):
+        return f"another process of the number {pid}, maybe since it is in a container"
+    status = Path(f"/proc/{pid}/status").read_text()
+    caught = re.search(r"^SigCgt:\s*([0-9a-f]+)$", status, re.MULTILINE)
+    if caught is None or not int(caught[1], 16) >> (number - 1) & 1:
+        return (
+            f"process {pid}, which SIGUSR1 would end: fit has not begun or is over, "
+            "runs outside the main thread, or has save_on_signal=False"
+        )
+    return ""

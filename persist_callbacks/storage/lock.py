@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from pathlib import Path
@@ -101,6 +102,29 @@ def holder(directory: Path) -> Owner | None:
 def is_here(owner: Owner) -> bool:
     """Whether a process is one of this machine."""
     return owner.host == socket.gethostname()
+
+
+def is_held_by(directory: Path, pid: int) -> bool:
+    """Whether a process of that number has the lock file of a run directory open.
+
+    Where the system lists what processes have open, as Linux does: a number may be
+    another process's by now, or have been given in another container of this name.
+
+    Args:
+        directory: the run directory.
+        pid: the process, of this system.
+
+    Raises:
+        OSError: there is none, or what it has open is kept from us.
+    """
+    lock = _identity(directory / _LOCK)
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        # One may be closed meanwhile.
+        with contextlib.suppress(OSError):
+            status = descriptor.stat()
+            if (status.st_dev, status.st_ino) == lock:
+                return True
+    return False
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -26,13 +27,19 @@ def run(*arguments):
     return CliRunner().invoke(commands, [str(each) for each in arguments])
 
 
-@pytest.fixture(scope="module")
-def training(tmp_path_factory):
-    """A run under way in a process of its own, which saves nothing by itself."""
-    directory = tmp_path_factory.mktemp("training") / "run"
-    options = json.dumps({"every_epochs": 99})
+@contextlib.contextmanager
+def under_way(directory, main="script.main()", **options):
+    """Train in a process of its own, which saves nothing by itself."""
+    options = json.dumps({"every_epochs": 99, **options})
+    program = f"""
+import sys, threading
+sys.path[:0] = [{str(SCRIPT.parent)!r}]
+import interrupted_script as script
+sys.argv = ["script", {str(directory)!r}, "--pace", "0.5", "--options", {options!r}]
+{main}
+"""
     child = subprocess.Popen(
-        [sys.executable, SCRIPT, directory, "--pace", "0.5", "--options", options],
+        [sys.executable, "-c", program],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
@@ -40,10 +47,18 @@ def training(tmp_path_factory):
     for line in child.stdout:
         if line.startswith("step"):
             break
-    yield directory
+    yield child
     child.kill()
     child.wait()
     child.stdout.close()
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory):
+    """A run under way, for several tests."""
+    directory = tmp_path_factory.mktemp("training") / "run"
+    with under_way(directory):
+        yield directory
 
 
 @pytest.mark.parametrize("options", [[], ["--signal"]])
@@ -66,6 +81,58 @@ def test_a_run_under_way_is_saved(training, options):
         time.sleep(0.02)
     assert reasons[name] == ("SIGUSR1" if options else "the SAVE file")
     assert not (training / "SAVE").exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc")
+def test_another_process_of_that_number_gets_no_signal(tmp_path):
+    """As in a container, whose processes are counted anew under the same host name."""
+    seen = tmp_path / "seen"
+    program = f"""
+import signal, sys
+signal.signal(signal.SIGUSR1, lambda *_: open({str(seen)!r}, "w").close())
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    with (
+        Store.open_for_writing(tmp_path / "run") as store,
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        ) as other,
+    ):
+        other.stdout.readline()
+        owner = store.directory / ".lock-owner"
+        said = json.loads(owner.read_bytes())
+        owner.write_text(json.dumps({**said, "pid": other.pid}))
+        result = run("save", store.directory, "--signal", "--wait", 0)
+        # A signal that was sent has been handled before it ends.
+        other.stdin.close()
+        assert other.wait() == 0
+    assert result.exit_code == 1
+    assert f"another process of the number {other.pid}" in result.output
+    assert not seen.exists()
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="no /proc")
+@pytest.mark.parametrize(
+    ("main", "options"),
+    [
+        ("script.main()", {"save_on_signal": False}),
+        ("threading.Thread(target=script.main).start()", {}),
+    ],
+    ids=["save_on_signal=False", "in a thread"],
+)
+def test_a_process_that_the_signal_would_end_gets_none(main, options, tmp_path):
+    """It trains on, and the user is told of the other way."""
+    with under_way(tmp_path / "run", main, **options) as child:
+        result = run("save", tmp_path / "run", "--signal")
+        assert result.exit_code == 1
+        assert "which SIGUSR1 would end" in result.output
+        assert "Leave --signal out" in result.output
+        result = run("save", tmp_path / "run")
+        assert result.exit_code == 0, result.output
+        assert child.poll() is None
 
 
 def commit(store, step):
