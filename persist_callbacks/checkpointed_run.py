@@ -58,6 +58,7 @@ from persist_callbacks.watchers import Watcher
 
 # Of all tails the checkpoint's comes first: an export may want the best checkpoint.
 _RANK = 0
+_LAST_RANK = 100
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ class CheckpointedRun:
             start = self._recovery.state.position
         self._epoch, self._batch, self._step = start.epoch, start.batch, start.step
         self._trained = self._in_batch = self._is_whole = False
-        self._cut_short = self._size_known = False
+        self._cut_short = self._size_known = self._over = False
         self._validation: FitData | None = None
         # Until its first validation, what an earlier process has left of the data.
         self._validated = Passed()
@@ -143,7 +144,7 @@ class CheckpointedRun:
         self._capturer = Capturer(
             self._model, self._siblings, self._meta_graph, options.data_state
         )
-        self._tail = _AfterOthers(self)
+        self._tails = (_AfterOthers(self), _AfterTails(self))
         self._store = Store.open_for_writing(
             options.path, versions=environment.versions()
         )
@@ -201,6 +202,8 @@ class CheckpointedRun:
         return self._loop.drives_model
 
     def _is_alive(self) -> bool:
+        if self._over:
+            return self._loop.is_running()
         return self._fit is None or self._fit.is_fitting()
 
     # -- train begin ----------------------------------------------------------------
@@ -245,7 +248,8 @@ class CheckpointedRun:
         """Take our places in the loop; what failed to validate is set aside."""
         for path, reason in self._damaged:
             self._store.set_aside(path, reason)
-        self._loop.run_last(self._tail)
+        for tail in self._tails:
+            self._loop.run_last(tail)
         if self._fit is not None:
             self._clear_caches(self._fit)
             self._fit.wrap_train_function(self._fit_step)
@@ -845,9 +849,15 @@ class CheckpointedRun:
             handing_over.note(self._model, self._options.path)
             # Of a run that was stopped within an epoch it was said already.
             self._saver.tell_end(0 if self._cut_short else self._step)
+            self._over = True
         finally:
             self.release()
         self._answerer.end(self._step)
+
+    def let_signals_go(self) -> None:
+        """Put back what is left of the handlers, after every other tail's train end."""
+        self._over = False
+        self._interruptions.close()
 
     def release(self, *, within: float | None = None) -> None:
         """Finish the write in flight; leave directory and model as they were found.
@@ -859,7 +869,8 @@ class CheckpointedRun:
             within: seconds after which a write is given up; None for no such limit.
         """
         self._detach()
-        self._interruptions.close()
+        # While an export is under way, say, there is nothing left to save.
+        self._interruptions.close(but_saves=self._over and self._loop.is_running())
         held, self._held = self._held, None
         if self._interruptions.at_once:
             self._saver.abandon()
@@ -881,7 +892,7 @@ class CheckpointedRun:
         self._loop.unwrap_train_function()
         self._loop.unmute_batches()
         self._loop.forget_start()
-        self._loop.drop_tails([self._tail])
+        self._loop.drop_tails(self._tails)
 
     # -- small things -----------------------------------------------------------------
 
@@ -1041,7 +1052,11 @@ class _AfterOthers(Tail):
             self._run.epoch_ends(epoch, logs or {})
 
     def on_train_end(self, logs: Logs | None = None) -> None:
-        self._run.ends()
+        try:
+            self._run.ends()
+        except BaseException:
+            self._run.let_signals_go()
+            raise
 
     @contextlib.contextmanager
     def _releasing(self) -> Iterator[None]:
@@ -1051,3 +1066,18 @@ class _AfterOthers(Tail):
         except BaseException:
             self._run.release()
             raise
+
+
+class _AfterTails(Tail):
+    """Calls a run back after every other tail, an export's say, has had its train end.
+
+    One that fails ends the loop before that: signals find it dead then, as they do when
+    any other callback fails.
+    """
+
+    def __init__(self, run: CheckpointedRun) -> None:
+        super().__init__(_LAST_RANK)
+        self._run = run
+
+    def on_train_end(self, logs: Logs | None = None) -> None:
+        self._run.let_signals_go()

@@ -118,17 +118,25 @@ class Interruptions:
             )
             thread.start()
 
-    def close(self) -> None:
-        """Put handlers back and end the watching; more than once is no error."""
+    def close(self, *, but_saves: bool = False) -> None:
+        """Put handlers back and end the watching; more than once is no error.
+
+        Args:
+            but_saves: whether signals that ask to save stay ours, with nothing left to
+                save: they would end the program otherwise.
+        """
         self._closing.set()
         if threading.current_thread() is not threading.main_thread():
             # Signals that were taken over in the main thread stay chained until the
             # process ends; their flag is read by nobody.
             return
-        while self._before:
-            number, before = self._before.popitem()
-            if signal.getsignal(number) == self._received:
+        for number in list(self._before):
+            if but_saves and signal.Signals(number).name in _SAVING:
+                continue
+            before = self._before.get(number)
+            if before is not None and signal.getsignal(number) == self._received:
                 signal.signal(number, before)
+            self._before.pop(number, None)
 
     @property
     def stop(self) -> Request | None:

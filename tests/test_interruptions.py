@@ -242,6 +242,58 @@ def test_handlers_of_the_users_own_are_called_at_once_and_put_back(tmp_path, han
         signal.signal(getattr(signal, name), handlers[name])
 
 
+def exporting(what):
+    """Make an export that does something before it begins."""
+
+    class Export(FrozenGraphExport):
+        def export(self):
+            what()
+            return super().export()
+
+    return Export
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["with a handler", "without one"])
+def test_asked_to_save_while_the_model_is_exported(own, tmp_path, handlers):
+    """Nothing is left to save, and the signal is no reason to end."""
+    run, pb, seen = tmp_path / "run", tmp_path / "model.pb", []
+    if own:
+        signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+    before = signal.getsignal(signal.SIGUSR1)
+
+    def look():
+        seen.append(signal.getsignal(signal.SIGTERM))
+        # Of the default action, as its handler would be called, the tests would die.
+        assert signal.getsignal(signal.SIGUSR1) != before
+        signal.raise_signal(signal.SIGUSR1)
+
+    fit(exporting(look)(pb), ours(run))
+    assert pb.exists()
+    assert seen == [handlers["SIGTERM"], *["own"] * own]
+    assert signal.getsignal(signal.SIGUSR1) == before
+    assert [event["reason"] for event in journal(run, "saved")] == ["finished"]
+    signal.signal(signal.SIGUSR1, handlers["SIGUSR1"])
+
+
+def test_an_export_that_fails_keeps_no_signals(tmp_path):
+    """They go to whom they would have gone without us, and are let go when closed."""
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("own"))
+
+    def fail():
+        raise ValueError("no export")
+
+    for signals in (1, 0):
+        callback = ours(tmp_path / f"run{signals}")
+        with pytest.raises(ValueError, match="no export"):
+            fit(exporting(fail)(tmp_path / "model.pb"), callback)
+        for _ in range(signals):
+            signal.raise_signal(signal.SIGUSR1)
+        callback.close()
+    assert seen == ["own"]
+    signal.signal(signal.SIGUSR1, before)
+
+
 def test_what_is_ignored_stays_ignored(tmp_path, handlers):
     """As nohup wants it of SIGHUP."""
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
