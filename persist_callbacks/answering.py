@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 import time
 import warnings
 from collections.abc import Callable
@@ -12,7 +11,6 @@ from typing import Any, Literal, NoReturn
 
 import numpy as np
 
-from persist_callbacks import standard_streams
 from persist_callbacks.capturing import Capturer, Snapshot
 from persist_callbacks.errors import (
     NoSoundCheckpoint,
@@ -20,6 +18,7 @@ from persist_callbacks.errors import (
     PersistWarning,
     PoisonedWeights,
 )
+from persist_callbacks.grace import Grace
 from persist_callbacks.interruptions import Interruptions, Request
 from persist_callbacks.recovery import Recovery
 from persist_callbacks.saving import Saver, poisoned_weights
@@ -54,9 +53,9 @@ class Answerer:
         self._interruptions = interruptions
         self._saver = saver
         self._store = store
-        self._grace = grace if grace <= threading.TIMEOUT_MAX else math.inf
+        self._grace = Grace(grace, interruptions, store)
         self._say = say
-        interruptions.on_stop = self._watch_the_clock
+        interruptions.on_stop = self._grace.begin
         interruptions.on_haste = saver.leave_at_exit
 
     def answer(
@@ -116,6 +115,7 @@ class Answerer:
         take: Callable[[], Snapshot],
         release: Callable[[], None],
     ) -> NoReturn:
+        self._grace.is_answered = True
         try:
             is_safe = self._save(request, step, take)
         except PersistError as error:
@@ -134,7 +134,7 @@ class Answerer:
         raise request.exit()
 
     def _save(self, request: Request, step: int, take: Callable[[], Snapshot]) -> bool:
-        deadline = request.at + self._grace
+        deadline = request.at + self._grace.seconds
         if step == self._saver.newest_step:
             # Nothing was trained since: what is in flight, if anything, is all.
             return self._saver.wait_until(deadline)
@@ -148,7 +148,8 @@ class Answerer:
             return f"{head}; nothing was trained yet. {again}"
         if is_safe:
             return f"{head}, safe in {newest} after {taken:.1f} s. {again}"
-        within = "" if math.isinf(self._grace) else f" within {self._grace:g} s"
+        seconds = self._grace.seconds
+        within = "" if math.isinf(seconds) else f" within {seconds:g} s"
         return (
             f"{head}; it could not be saved{within}. The newest safe checkpoint is "
             f"{newest or 'none'}. {again}"
@@ -165,23 +166,6 @@ class Answerer:
             )
         except (OSError, PersistError) as error:
             self._say(f"The journal could not be written: {error}")
-
-    def _watch_the_clock(self, request: Request) -> None:
-        """Tell when no boundary has come in time: a step, or a validation, is long."""
-        if math.isinf(self._grace):
-            return
-        timer = threading.Timer(self._grace, self._is_late, [request])
-        timer.daemon = True
-        timer.start()
-        self._timer = timer
-
-    def _is_late(self, request: Request) -> None:
-        if self._interruptions.is_open:
-            newest = self._saver.newest_name or "none"
-            standard_streams.tell(
-                f"\nNo step has ended within {self._grace:g} s of {request.reason}: "
-                f"the newest safe checkpoint is {newest}.\n"
-            )
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 from persist_callbacks import standard_streams
+from persist_callbacks.wakeups import Wakeups
 from persist_callbacks.watchers import Watcher
 
 # What takes a process away: the batch system, the machine, or a closed terminal.
@@ -41,6 +42,11 @@ class Request:
     at: float
     signal: int = 0
 
+    @property
+    def code(self) -> int:
+        """What a shell reports of a process that the signal has ended."""
+        return 128 + (self.signal or int(signal.SIGTERM))
+
     def exit(self) -> BaseException:
         """Return what ends the program as that signal would have.
 
@@ -49,7 +55,7 @@ class Request:
         """
         if self.signal == signal.SIGINT:
             return KeyboardInterrupt()
-        return SystemExit(128 + (self.signal or int(signal.SIGTERM)))
+        return SystemExit(self.code)
 
 
 class Interruptions:
@@ -87,7 +93,11 @@ class Interruptions:
         self._looked_at = 0.0
         self._process = os.getpid()
         self._closing = threading.Event()
-        # Called with a request to stop as soon as it is there; by whatever thread.
+        self._wakeups = Wakeups(self._arrived)
+        # When signals came that the main thread may not have come to yet.
+        self._arrivals: dict[int, float] = {}
+        # Called with each request to stop as soon as it is there, and with one that has
+        # a signal maybe twice; by whatever thread.
         self.on_stop: Callable[[Request], None] = lambda request: None
         # Called when nothing is to be waited for any more.
         self.on_haste: Callable[[], None] = lambda: None
@@ -109,6 +119,8 @@ class Interruptions:
                 number = getattr(signal, name, None)
                 if number is not None:
                     self._take_over(number)
+            if self._before:
+                self._wakeups.open()
         for watcher in self._watchers:
             thread = threading.Thread(
                 target=self._watch,
@@ -130,6 +142,7 @@ class Interruptions:
             # Signals that were taken over in the main thread stay chained until the
             # process ends; their flag is read by nobody.
             return
+        self._wakeups.close()
         for number in list(self._before):
             if but_saves and signal.Signals(number).name in _SAVING:
                 continue
@@ -137,6 +150,10 @@ class Interruptions:
             if before is not None and signal.getsignal(number) == self._received:
                 signal.signal(number, before)
             self._before.pop(number, None)
+
+    def wait_until_closed(self, seconds: float) -> None:
+        """Wait until it is closed, at most so long."""
+        self._closing.wait(seconds)
 
     @property
     def stop(self) -> Request | None:
@@ -167,25 +184,44 @@ class Interruptions:
         self._before[number] = before
         signal.signal(number, self._received)
 
-    def _received(self, number: int, frame: FrameType | None) -> None:
-        # A forked child has the handlers and the loop's frames, and no loop.
-        if os.getpid() != self._process or not self._is_alive():
-            self._pass_on(number, frame)
+    def _arrived(self, number: int, at: float) -> None:
+        """Take note of a signal before the main thread does, which may never do so."""
+        if number not in self._before or not self.is_open:
             return
         name = signal.Signals(number).name
+        # One that somebody has taken over since is theirs, who may pass it on to us.
+        if name not in _SAVING and signal.getsignal(number) == self._received:
+            self._arrivals.setdefault(number, at)
+            self.on_stop(Request(name, True, at, number))
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        name = signal.Signals(number).name
+        before = self._before.get(number)
+        # A forked child has the handlers and the loop's frames, and no loop.
+        is_child = os.getpid() != self._process
+        if is_child and name in _SAVING and not callable(before):
+            # What asks all processes of a job to save is no reason for one to end whose
+            # batches the loop waits for.
+            return
+        if is_child or not self._is_alive():
+            self._pass_on(number, frame)
+            return
         again = number == signal.SIGINT and self._stop is not None
-        if name in _SAVING:
-            self._save = Request(name, False, time.monotonic(), number)
+        at = self._arrivals.get(number, time.monotonic())
+        request = Request(name, name not in _SAVING, at, number)
+        if not request.stops:
+            self._save = request
         elif self._stop is None:
-            self._ask_to_stop(Request(name, True, time.monotonic(), number))
+            self._ask_to_stop(request)
             if number == signal.SIGINT:
                 standard_streams.tell(
                     "\nSaving, then stopping. Ctrl-C again to stop at once.\n"
                 )
+        else:
+            self.on_stop(request)
         if again:
             self._at_once = True
             self.on_haste()
-        before = self._before.get(number)
         if callable(before) and (again or before is not signal.default_int_handler):
             before(number, frame)
 

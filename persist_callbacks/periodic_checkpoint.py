@@ -104,7 +104,8 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             on. Handlers of your own are called too, at once. In the main thread only.
             A file named SAVE in the run directory asks for a checkpoint in any case.
         grace_seconds: from a request to stop to the end of the process; a checkpoint
-            that cannot be written by then is given up. Infinity is no limit.
+            that cannot be written by then is given up, and so is a step that has not
+            ended; after Ctrl-C or a notice that is only said. Infinity is no limit.
         watchers: look for notices that the machine will be taken away, which count as
             SIGTERM; see `persist_callbacks.watchers`.
         verbose: 0 prints nothing, 1 where a run goes on and how it ended, 2 every

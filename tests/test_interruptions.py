@@ -23,6 +23,7 @@ from loops import CLASSES, FEATURES, data, outcome_of, sequential
 from persist_callbacks import (
     FrozenGraphExport,
     PeriodicCheckpoint,
+    grace,
     periodic_checkpoint,
     saving,
 )
@@ -55,6 +56,7 @@ def handlers():
     for name, handler in outside.items():
         signal.signal(getattr(signal, name), handler)
     assert found == before
+    assert signal.set_wakeup_fd(-1) == -1
 
 
 class At(keras.callbacks.Callback):
@@ -365,6 +367,8 @@ def test_a_write_that_takes_too_long_is_given_up(tmp_path, capsys, monkeypatch):
     run = tmp_path / "run"
     release = threading.Event()
     submit = Writer.submit
+    # On a slow machine the tests would be ended.
+    monkeypatch.setattr(grace, "_SECONDS_TO_SAY_SO", 60.0)
 
     def slow(writer, job):
         submit(writer, lambda: release.wait(30) and job())
@@ -375,11 +379,11 @@ def test_a_write_that_takes_too_long_is_given_up(tmp_path, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         fit(
             At("on_train_batch_end", 2, raising("SIGTERM")),
-            ours(run, grace_seconds=0.5, verbose=1),
+            ours(run, grace_seconds=4, verbose=1),
         )
     release.set()
     said = capsys.readouterr().out
-    assert "could not be saved within 0.5 s" in said
+    assert "could not be saved within 4 s" in said
     assert "newest safe checkpoint is ckpt-000000002" in said
     assert [event["safe"] for event in journal(run, "stopped")] == [True, False]
     for thread in threading.enumerate():
@@ -685,6 +689,156 @@ def test_a_second_ctrl_c_waits_for_no_write(patch, tmp_path):
     assert journal(run, "saved") == journal(run, "failed") == []
 
 
+# Data made by workers that the loop forks, and whom a signal to the group reaches too:
+# of the sixth batch on, they wait for a file.
+WORKERS = """
+import keras, numpy as np
+from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.checkpointed_run import CheckpointedRun
+
+class Rows(keras.utils.PyDataset):
+    def __len__(self):
+        return 20
+
+    def __getitem__(self, index):
+        while index >= 5 and not os.path.exists(sys.argv[1] + " goes on"):
+            time.sleep(0.05)
+        return np.ones((8, 4), "float32"), np.ones((8, 1), "float32")
+
+before = CheckpointedRun._before_step
+def told(run, iterator):
+    before(run, iterator)
+    print("before step", run._step, flush=True)
+CheckpointedRun._before_step = told
+
+def train():
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    options = script.json.loads(sys.argv[sys.argv.index("--options") + 1])
+    rows = Rows(workers=2, use_multiprocessing=True, max_queue_size=4)
+    ours = PeriodicCheckpoint(sys.argv[1], **options)
+    model.fit(rows, verbose=0, shuffle=False, callbacks=[ours])
+script.main = train
+"""
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGUSR1", 0)])
+def test_a_signal_to_the_whole_group(name, code, tmp_path):
+    """Workers that die of it take their batches with them, for which training waits."""
+    run = tmp_path / "run"
+    options = '{"every_epochs": 9, "grace_seconds": 3}'
+    child = start_patched(
+        run,
+        WORKERS,
+        *("--options", options),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for line in child.stdout:
+            if line == "before step 5\n":
+                break
+        os.killpg(child.pid, getattr(signal, name))
+        if not code:
+            (tmp_path / "run goes on").touch()
+        # What a worker has open ends with it: none is left behind.
+        out, said = child.communicate(timeout=100)
+    finally:
+        child.kill()
+    assert child.returncode == code, said
+    stopped, saved = journal(run, "stopped"), journal(run, "saved")
+    if code:
+        assert "within 3 s of SIGTERM: the newest safe checkpoint is none" in said
+        assert [(event["reason"], event["safe"]) for event in stopped] == [
+            ("SIGTERM", False)
+        ]
+        assert saved == []
+    else:
+        assert "before step 19" in out
+        assert saved[0]["reason"] == "SIGUSR1"
+        assert saved[-1]["reason"] == "finished"
+
+
+@pytest.mark.parametrize(
+    "patch",
+    [
+        # A step, or whatever comes before the next one, that does not end.
+        """
+def act(self, batch, logs=None):
+    if batch == 2:
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            time.sleep(0.1)
+script.Marks.on_train_batch_end = act
+""",
+        # What is said of it at the boundary is not written either.
+        """
+sync = os.fsync
+def act(self, batch, logs=None):
+    if batch == 2:
+        os.fsync = lambda descriptor: threading.Event().wait()
+        os.kill(os.getpid(), signal.SIGTERM)
+script.Marks.on_train_batch_end = act
+""",
+        # Ctrl-C alone did not end it.
+        """
+def act(self, batch, logs=None):
+    if batch == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGTERM)
+        while True:
+            time.sleep(0.1)
+script.Marks.on_train_batch_end = act
+""",
+    ],
+    ids=["a step", "the disk", "after Ctrl-C"],
+)
+def test_a_process_that_does_not_come_to_its_end_is_ended(patch, tmp_path):
+    """When the grace is over, by the code that the signal would have given."""
+    run = tmp_path / "run"
+    child = start_patched(
+        run,
+        patch,
+        *("--options", '{"every_epochs": 9, "grace_seconds": 2}'),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        _, said = child.communicate(timeout=100)
+    finally:
+        child.kill()
+    assert child.returncode == 143, said
+    assert "within 2 s of SIGTERM" in said
+    assert "The process ends." in said
+    assert journal(run, "saved") == []
+
+
+def test_ctrl_c_ends_no_process_in_a_long_step(tmp_path):
+    """As one of a notebook's: the step goes on for as long as it takes."""
+    run, told = tmp_path / "run", tmp_path / "told"
+    patch = f"""
+def act(self, batch, logs=None):
+    if batch == 2:
+        os.kill(os.getpid(), signal.SIGINT)
+        while "No step has ended" not in open({str(told)!r}).read():
+            time.sleep(0.1)
+        # Where it ended the process, it would do so now.
+        time.sleep(0.5)
+script.Marks.on_train_batch_end = act
+"""
+    options = ("--options", '{"every_epochs": 9, "grace_seconds": 1}')
+    with told.open("w") as errors:
+        child = start_patched(
+            run, patch, *options, stdout=subprocess.DEVNULL, stderr=errors
+        )
+    assert child.wait() == -signal.SIGINT, told.read_text()
+    assert "KeyboardInterrupt" in told.read_text()
+
+
 @pytest.mark.parametrize("committed", [True, False])
 def test_no_warning_of_a_write_that_was_given_up(committed, tmp_path, monkeypatch):
     """Whether it is committed later or not; the journal knows of it if it is."""
@@ -699,7 +853,8 @@ def test_no_warning_of_a_write_that_was_given_up(committed, tmp_path, monkeypatc
         return done if committed else original(*given, **options)
 
     monkeypatch.setattr(Store, name, slow)
-    callback = ours(run, every_epochs=9, grace_seconds=0.5)
+    monkeypatch.setattr(grace, "_SECONDS_TO_SAY_SO", 60.0)
+    callback = ours(run, every_epochs=9, grace_seconds=4)
     with pytest.raises(SystemExit):
         fit(At("on_train_batch_end", 2, raising("SIGTERM")), callback)
     release.set()
@@ -713,14 +868,14 @@ def test_no_warning_of_a_write_that_was_given_up(committed, tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "grace", [1e10, float("inf"), 10**400], ids=["large", "infinite", "huge"]
+    "seconds", [1e10, float("inf"), 10**400], ids=["large", "infinite", "huge"]
 )
-def test_grace_without_a_limit(grace, tmp_path, capsys):
+def test_grace_without_a_limit(seconds, tmp_path, capsys):
     """More than Python can wait is as long as it takes."""
     run = tmp_path / "run"
     with pytest.raises(SystemExit):
         stop = At("on_train_batch_end", 2, raising("SIGTERM"))
-        fit(stop, ours(run, grace_seconds=grace, verbose=1))
+        fit(stop, ours(run, grace_seconds=seconds, verbose=1))
     assert "safe in ckpt-000000002" in capsys.readouterr().out
     assert [event["safe"] for event in journal(run, "stopped")] == [True]
 
@@ -905,3 +1060,37 @@ script.main()
         env={**os.environ},
     )
     assert done.returncode == 7, done.stderr
+
+
+def test_what_a_forked_child_receives_is_not_its_parents(tmp_path, monkeypatch):
+    """It has the descriptor to which the interpreter writes of every signal."""
+    begun, ends = [], []
+    monkeypatch.setattr(
+        grace.Grace, "begin", lambda _, request: begun.append(request.reason)
+    )
+
+    def fork():
+        ends.append(exit_of_child(raising("SIGHUP")))
+        signal.raise_signal(signal.SIGTERM)
+        # Once by the handler, once by what is told as it arrives; in order.
+        until(lambda: len(begun) >= 2)
+
+    with pytest.raises(SystemExit):
+        fit(At("on_train_batch_end", 2, fork), ours(tmp_path / "run"))
+    assert ends == [-signal.SIGHUP]
+    assert begun == ["SIGTERM", "SIGTERM"]
+
+
+def test_asked_to_save_a_forked_child_goes_on(tmp_path):
+    """It may make the batches that its parent waits for."""
+    ends = []
+
+    def fork():
+        def act():
+            signal.raise_signal(signal.SIGUSR1)
+            os._exit(7)
+
+        ends.append(exit_of_child(act))
+
+    fit(At("on_train_batch_end", 2, fork), ours(tmp_path / "run"))
+    assert ends == [7]
