@@ -117,7 +117,7 @@ def is_held_by(directory: Path, pid: int) -> bool:
     Raises:
         OSError: there is none, or what it has open is kept from us.
     """
-    lock = _identity(directory / _LOCK)
+    lock = _identity(directory / layout.LOCK)
     for descriptor in Path(f"/proc/{pid}/fd").iterdir():
         # One may be closed meanwhile.
         with contextlib.suppress(OSError):
