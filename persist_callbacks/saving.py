@@ -651,29 +651,29 @@ class Saver:
 
     def _note(self, outcome: Outcome[Saved]) -> None:
         self._overhead.end(outcome.seconds)
-        self._tell_notices()
         if outcome.error is None:
-            saved = outcome.result()
-            self.saved += 1
-            self.last, self._files = saved.committed, saved.files
-            record = saved.committed.record
-            if record.score is not None and self._is_best(record.score):
-                self._best = record
-            if saved.trouble is not None:
-                warnings.warn(
-                    f"{record.name} is written, but not all that follows: "
-                    f"{saved.trouble}",
-                    PersistWarning,
-                    stacklevel=2,
-                )
-            return
-        if isinstance(outcome.error, PoisonedWeights):
+            self._record(outcome.result())
+        elif isinstance(outcome.error, PoisonedWeights):
             self.poisoned = outcome.error
-            return
-        self._fail(outcome.error)
+        # Whatever has become of the save in which the writer came upon them.
+        self._tell_notices()
+        if outcome.error is not None and outcome.error is not self.poisoned:
+            self._fail(outcome.error)
+
+    def _record(self, saved: Saved) -> None:
+        self.saved += 1
+        self.last, self._files = saved.committed, saved.files
+        record = saved.committed.record
+        if record.score is not None and self._is_best(record.score):
+            self._best = record
+        if saved.trouble is not None:
+            warnings.warn(
+                f"{record.name} is written, but not all that follows: {saved.trouble}",
+                PersistWarning,
+                stacklevel=2,
+            )
 
     def _tell_notices(self) -> None:
-        # Whatever becomes of the save in which the writer has come upon it.
         for notice in self._store.take_notices():
             warnings.warn(notice, PersistWarning, stacklevel=2)
 

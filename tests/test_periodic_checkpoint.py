@@ -423,7 +423,7 @@ class Deleted(keras.callbacks.Callback):
 def test_the_next_save_makes_a_deleted_run_directory_again(tmp_path):
     """Whoever deletes the run's folder loses what was in it, and no more."""
     run = tmp_path / "run"
-    with pytest.raises(Crash):
+    with pytest.warns(PersistWarning, match="made again"), pytest.raises(Crash):
         fit(linear(), Deleted(run), ours(run, every_steps=2), CrashAt(9))
     assert kept_steps(run) == [4, 6, 8]
     again = ours(run, every_steps=2)
