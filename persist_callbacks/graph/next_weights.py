@@ -35,6 +35,7 @@ class _Affine:
         source: the tensor, as a reference.
         scale: the factors.
         shift: what is added, None for nothing.
+        rank: the most axes that one of the constants has.
         within: names of its nodes.
     """
 
@@ -42,6 +43,7 @@ class _Affine:
     source: str
     scale: _Array
     shift: _Array | None
+    rank: int
     within: tuple[str, ...]
 
 
@@ -92,8 +94,8 @@ def affine_into_next_weights(graph_def: Any) -> Any:
     whole = _Folding()
     for affine in found:
         shape = shapes[affine.source]
-        # What is made as wide as the numbers are has no channels of its own.
-        if not shape.rank or shape[-1] != len(affine.scale):
+        # What the numbers make wider, or give more axes, has no channels of its own.
+        if (shape.rank or 0) < affine.rank or shape[-1] != len(affine.scale):
             continue
         folding = graph.folding(affine)
         if folding is not None and not folding.weights.keys() & whole.weights.keys():
@@ -159,7 +161,7 @@ class _Graph:
         added = self._vector(node, _ADDITIONS)
         if added is None:
             return None
-        place, shift = added
+        place, shift, rank = added
         product = self._nodes[nd.split(node.input[1 - place])[0]]
         if product.op != "Mul" or len(self._readers[product.name]) != 1:
             return None
@@ -168,8 +170,8 @@ class _Graph:
             return None
         if np.any(np.abs(shift) > _LARGE_SHIFT):
             return None
-        names = (product.name, node.name)
-        return _Affine(node.name, affine.source, affine.scale, shift, names)
+        names, rank = (product.name, node.name), max(rank, affine.rank)
+        return _Affine(node.name, affine.source, affine.scale, shift, rank, names)
 
     def folding(self, affine: _Affine) -> _Folding | None:
         """Say what is to be written so that an affine is done by its readers.
@@ -250,12 +252,14 @@ class _Graph:
         constant = self._constant(node, 1 - of_value)
         if constant is None:
             return None
-        shape = constant.shape
-        while len(shape) > len(suffix) and shape[0] == 1:
-            shape = shape[1:]
-        if len(shape) > len(suffix):
+        if node.op == "BiasAdd" and len(suffix) > 1:
+            # It takes one number a channel, and there would be one a head too.
             return None
-        wide = np.broadcast_to(constant.reshape(shape), suffix)
+        # Axes before them are all of size 1 if the sum does not get larger by them.
+        ones = (1,) * (constant.ndim - len(suffix))
+        if constant.shape[: len(ones)] != ones:
+            return None
+        wide = np.broadcast_to(constant, ones + suffix)
         value = wide.astype(np.float64) + total.reshape(suffix)
         return node.name, 1 - of_value, value.astype(constant.dtype)
 
@@ -276,12 +280,12 @@ class _Graph:
         factor = self._vector(node, ("Mul",))
         if factor is None:
             return None
-        place, scale = factor
+        place, scale, rank = factor
         source = str(node.input[1 - place])
-        return _Affine(node.name, source, scale, None, (node.name,))
+        return _Affine(node.name, source, scale, None, rank, (node.name,))
 
-    def _vector(self, node: Any, ops: Sequence[str]) -> tuple[int, _Array] | None:
-        """Return the place and the numbers of a constant vector that a node takes."""
+    def _vector(self, node: Any, ops: Sequence[str]) -> tuple[int, _Array, int] | None:
+        """Return the place, numbers and rank of a constant vector that a node takes."""
         if node.op not in ops or len(node.input) != 2:
             return None
         if not nd.has_channels_last(node):
@@ -294,7 +298,7 @@ class _Graph:
         assert array is not None
         if array.ndim == 0 or array.size != array.shape[-1]:
             return None
-        return place, array.reshape(-1)
+        return place, array.reshape(-1), array.ndim
 
     def _constant(self, node: Any, place: int) -> _Array | None:
         if len(node.input) <= place:

@@ -52,6 +52,7 @@ def folded(build: Callable[[Any], Any], batch: Any) -> Any:
     before = graph_of(build, batch)
     after = affine_into_next_weights(before)
     was, now = run(before, batch), run(after, batch)
+    assert now.shape == was.shape
     np.testing.assert_allclose(now, was, rtol=1e-5, atol=1e-5)
     return None if after == before else count_ops(after)
 
@@ -75,6 +76,12 @@ def heads(x: Any) -> Any:
     made = [tf.raw_ops.BatchMatMulV2(x=y, y=weights(4, 6)) for _ in range(2)]
     parted = [tf.reshape(each, [-1, 6, 2, 3]) + weights(2, 3) for each in made]
     return parted[0] * parted[1]
+
+
+def biased_heads(x: Any) -> Any:
+    """Heads that share their bias, which has one number a head's channel."""
+    parted = tf.reshape(affine(x) @ weights(4, 6), [-1, 2, 3])
+    return tf.nn.bias_add(parted, weights(3))
 
 
 def pixels(x: Any) -> Any:
@@ -121,6 +128,21 @@ def test_without_a_bias_one_is_added(rank: str) -> None:
     assert after is not None
     added = {op: after[op] for op in _AFFINE if op in after}
     assert added == {"AddV2" if rank == "tokens" else "BiasAdd": 1}
+
+
+def test_a_bias_that_heads_share_stays() -> None:
+    """The sums that a shift adds up to differ from head to head."""
+    after = folded(biased_heads, ROWS)
+    assert after is not None
+    assert after["BiasAdd"] == 2
+
+
+@pytest.mark.parametrize("axes", [(1, 1, 3), (1, 3)])
+def test_an_addition_with_more_axes_keeps_them(axes: tuple[int, ...]) -> None:
+    """What is added gives the result its rank, where it has more axes."""
+    after = folded(lambda x: affine(x) @ weights(4, 3) + weights(*axes), ROWS)
+    assert after is not None
+    assert "Mul" not in after
 
 
 def test_a_scale_alone_goes_into_a_padded_convolution() -> None:
@@ -186,6 +208,15 @@ def widened_number(x: Any) -> Any:
     return tf.reshape(affine(tf.reduce_sum(x)), [1, 4]) @ weights(4, 3)
 
 
+def scale_with_more_axes(x: Any) -> Any:
+    return tf.raw_ops.BatchMatMulV2(x=x * GAMMA.reshape(1, 1, 4), y=weights(4, 3))
+
+
+def shift_with_more_axes(x: Any) -> Any:
+    y = x * GAMMA + BETA.reshape(1, 1, 4)
+    return tf.raw_ops.BatchMatMulV2(x=y, y=weights(4, 3))
+
+
 def batches_of_weights(x: Any) -> Any:
     return tf.raw_ops.BatchMatMulV2(x=affine(x), y=weights(5, 4, 3))
 
@@ -198,6 +229,7 @@ def batches_of_weights(x: Any) -> Any:
         *((large_shift, ROWS), (many_without_a_bias, ROWS), (mixing_channels, ROWS)),
         *((one_number_a_row, ROWS), (batches_of_weights, TOKENS)),
         *((widened, ROWS), (widened_number, ROWS)),
+        *((scale_with_more_axes, ROWS), (shift_with_more_axes, ROWS)),
     ],
 )
 def test_left_alone(build: Any, batch: Any) -> None:
