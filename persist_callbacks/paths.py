@@ -10,8 +10,11 @@ from persist_callbacks.errors import ArgumentError
 
 # Two letters at least, or a drive of Windows would be one.
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
-# What a Path makes of it, which takes one of two slashes for none.
-_ADDRESS_AS_PATH = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+# What a Path makes of it, which takes one of two slashes for none: a folder may have
+# such a name, so that known ones alone are refused.
+_ADDRESS_AS_PATH = re.compile(
+    r"(?:abfss?|adl|az|dbfs|file|ftp|gcs|gs|hdfs|https?|memory|s3[an]?|wasbs?):/", re.I
+)
 
 
 def absolute(value: object, argument: str) -> Path:
@@ -50,14 +53,15 @@ def _refuse_address(value: object, text: str, argument: str) -> None:
     """
     pattern = _ADDRESS_AS_PATH if isinstance(value, PurePath) else _ADDRESS
     found = pattern.match(text)
-    if found is None:
+    if found is None or (pattern is _ADDRESS_AS_PATH and os.path.isdir(found[0])):
         return
     is_file = found[0].lower().startswith("file:")
+    local = re.sub(r"^\w+:/+(localhost/)?", "/", text)
     raise ArgumentError(
         argument,
         expected="a path in a local or mounted file system",
         found=f"an address of {'a file' if is_file else 'a remote store'}, {text!r}",
-        advice=f"Leave {found[0]} out."
+        advice=f"Give {local!r}."
         if is_file
         else "Give a local folder, or the one that the store is mounted at.",
     )

@@ -370,10 +370,14 @@ def test_addresses_of_stores(face, untouched, monkeypatch):
             f"address of a remote store, {str(value)!r}. Give a local folder, or the "
             "one that the store is mounted at."
         )
-    with pytest.raises(ArgumentError) as raised:
-        call("file:///home/run")
-    assert "an address of a file" in message_of(raised, ArgumentError)
-    assert raised.value.advice == "Leave file:// out."
+    for value in (
+        *("file:///home/run", "file://localhost/home/run"),
+        Path("file:///home/run"),
+    ):
+        with pytest.raises(ArgumentError) as raised:
+            call(value)
+        assert "an address of a file" in message_of(raised, ArgumentError)
+        assert raised.value.advice == "Give '/home/run'."
 
 
 @pytest.mark.parametrize(
@@ -382,6 +386,17 @@ def test_addresses_of_stores(face, untouched, monkeypatch):
 def test_paths_that_look_like_addresses(name):
     """They are what the system takes them for."""
     assert paths.absolute(name, "path") == Path(name).absolute()
+    if name != "C://run":
+        assert paths.absolute(Path(name), "path") == Path(name).absolute()
+
+
+def test_folders_of_an_addresss_name(tmp_path, monkeypatch):
+    """A Path of them is one, as long as no store is called so or they are there."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("run:/x", "lr-0.1:/bs/3"):
+        assert paths.absolute(Path(name), "path") == tmp_path / name
+    Path("gs:").mkdir()
+    assert paths.absolute(Path("gs:/x"), "path") == tmp_path / "gs:" / "x"
 
 
 def test_what_resume_cannot_take(a_run):

@@ -218,8 +218,8 @@ def test_a_deleted_directory_is_made_again_and_locked(tmp_path: Path) -> None:
     (message,) = messages(caught)
     assert message == (
         f"{run}: expected the run directory as this run has left it, found nothing of "
-        "the run: it was made again, and earlier checkpoints are gone from there. Put "
-        "them back if it was moved away."
+        "the run: it was made again, and what checkpoints there were are gone from "
+        "there. Put them back if it was moved away."
     )
     store = Store.open_for_reading(run)
     assert locked == [True]
@@ -243,7 +243,7 @@ def test_a_mount_that_has_dropped(below: str, tmp_path: Path) -> None:
         # For the fixture to take away.
         subprocess.run(["mount", "-t", "tmpfs", "tmpfs", disk], check=True)
     (message,) = messages(caught)
-    assert "earlier checkpoints are gone from there" in message
+    assert "what checkpoints there were are gone from there" in message
     assert "Another file system is there now, as where a mount has dropped" in message
     assert kept(run) == [4, 6, 7]
     (first, *_) = Store.open_for_reading(run).journal()

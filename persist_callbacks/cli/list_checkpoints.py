@@ -12,7 +12,7 @@ import click
 from persist_callbacks.cli import wording
 from persist_callbacks.cli.examples import examples
 from persist_callbacks.cli.parameters import LocalPath, seconds
-from persist_callbacks.errors import FormatTooNew, PersistError
+from persist_callbacks.errors import CheckpointUnreadable, FormatTooNew, PersistError
 from persist_callbacks.records import CheckpointRecord
 from persist_callbacks.storage import checkpoints, manifest, retention
 from persist_callbacks.storage.store import Store
@@ -168,7 +168,11 @@ def _print(
             ", ".join(marks),
         )
     for path, error in unread:
-        mark = "newer format" if isinstance(error, FormatTooNew) else "damaged"
+        mark = "damaged"
+        if isinstance(error, FormatTooNew):
+            mark = "newer format"
+        elif isinstance(error, CheckpointUnreadable):
+            mark = "not readable"
         table.add_row(path.name, *[""] * 6, wording.red(mark))
     if rows or unread:
         console.print(table)

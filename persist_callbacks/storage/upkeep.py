@@ -135,8 +135,8 @@ def _made_again(directory: Path, elsewhere: bool) -> str:
     told = f"{directory}: expected the run directory as this run has left it, found "
     if checkpoints.readable(directory):
         return f"{told}it without its {RUN}, which was written again. Leave it there."
-    told += "nothing of the run: it was made again, and earlier checkpoints are gone "
-    told += "from there. "
+    told += "nothing of the run: it was made again, and what checkpoints there were "
+    told += "are gone from there. "
     if elsewhere:
         told += "Another file system is there now, as where a mount has dropped: what "
         return (
