@@ -20,6 +20,7 @@ _MOST_PARTS, _MOST_PLAIN = 1000, 1000
 # What an item takes as text, about, and the time to write it.
 _TEXT = 100
 _PLAIN = (type(None), bool, int, float, str)
+_MUTABLE = frozenset([list, dict, set, bytearray, np.ndarray])
 _KINDS = {
     "plain": 1,
     "array": 1,
@@ -28,9 +29,7 @@ _KINDS = {
     "places": 2,
     "split": 3,
     "tuple": 1,
-    "set": 1,
     "list": 1,
-    "dict": 2,
 }
 
 
@@ -78,18 +77,15 @@ class Packer:
 
     def _pack(self, value: Any, base: Any, where: str) -> Any:
         kind = type(value)
-        if _is_plain(value) or isinstance(value, np.generic):
+        if _is_plain(value) or (
+            isinstance(value, np.generic) and is_numeric(value.dtype)
+        ):
             return ["plain", self._text([value], where)[0]]
         if kind is np.ndarray and is_numeric(value.dtype):
             return ["array", self._put(value, where)]
         if kind is np.ndarray:
             return self._by_places(value, base, where)
-        if kind is dict and len(value) <= _MOST_PARTS:
-            keys = list(value)
-            if all(map(_is_plain, keys)):
-                parts = self._parts(value.values(), where)
-                return ["dict", self._text(keys, where), parts]
-        if kind in (tuple, set):
+        if kind is tuple:
             return [kind.__name__, self._pack(list(value), base, where)]
         if kind is not list:
             raise NotSaved(f"it is a {kind.__name__}")
@@ -107,14 +103,12 @@ class Packer:
                 return [named, self._put(array, where)]
         if len(value) <= _MOST_PLAIN and all(map(_is_plain, value)):
             return ["plain", self._text(value, where)]
-        try:
-            return self._by_places(value, base, where)
-        except NotSaved:
-            if kinds == {np.ndarray} or (many and kinds == {list}):
-                return self._split(value, kinds == {list}, where)
-            if len(value) > _MOST_PARTS:
-                raise
-        return ["list", self._parts(value, where)]
+        if kinds <= {np.ndarray} or (many and kinds == {list}):
+            return self._split(value, kinds == {list}, where)
+        if kinds & _MUTABLE:
+            # They may have changed themselves, in the places that they had.
+            raise NotSaved("it holds what may change by itself")
+        return self._by_places(value, base, where)
 
     def _split(self, value: list[Any], are_lists: bool, where: str) -> Any:
         """Pack rows of numbers, as those of each batch or class, end to end."""
@@ -215,15 +209,10 @@ def unpack(record: Any, base: Any, arrays: dict[str, Any]) -> Any:
             raise ValueError("rows of other lengths")
         rows = np.split(flat, np.cumsum(lengths)[:-1])
         return [row.tolist() for row in rows] if rest[0] else rows
-    if kind in ("tuple", "set"):
-        items = unpack(rest[0], base, arrays)
-        return tuple(items) if kind == "tuple" else set(items)
+    if kind == "tuple":
+        return tuple(unpack(rest[0], base, arrays))
     if kind == "list":
         return [unpack(part, None, arrays) for part in rest[0]]
-    if kind == "dict":
-        keys, parts = json_values.decode(rest[0]), rest[1]
-        values = [unpack(part, None, arrays) for part in parts]
-        return dict(zip(keys, values, strict=True))
     length, found = rest[0], _array(rest[1], arrays)
     if kind != "places" or base is None or len(base) != length:
         raise ValueError("another sequence than it was")
@@ -253,19 +242,13 @@ def check(record: Any) -> None:
             _check_array(array)
     if kind == "places" and (type(rest[0]) is not int or rest[0] < 0):
         raise ValueError(f"a length of {rest[0]!r}")
-    if kind in ("tuple", "set"):
+    if kind == "tuple":
         check(rest[0])
-    if kind in ("list", "dict"):
+    if kind == "list":
         if not isinstance(rest[-1], list):
             raise ValueError("parts that are no list")
         for part in rest[-1]:
             check(part)
-    if kind == "dict":
-        keys = json_values.decode(rest[0])
-        if not isinstance(keys, list) or len(keys) != len(rest[1]):
-            raise ValueError("keys that are not those of the parts")
-        if not all(map(_is_plain, keys)):
-            raise ValueError("a key of another kind")
 
 
 def base_of(value: Any, largest: int) -> Any:
@@ -327,5 +310,5 @@ def _items(sequence: Any) -> Sequence[Any]:
 
 def _same(item: Any) -> Any:
     """Return what equal items have in common; others than plain ones by themselves."""
-    is_value = type(item) in (*_PLAIN, bytes)
+    is_value = type(item) in (*_PLAIN, bytes, np.str_, np.bytes_)
     return (type(item), item) if is_value else id(item)

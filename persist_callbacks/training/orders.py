@@ -103,7 +103,8 @@ class Orders:
             return
         before = self._looks(dataset)
         yield
-        self._find(dataset, before)
+        if before is not None:
+            self._find(dataset, before)
 
     def note(self) -> None:
         """Look at the data set, for `find_since_noted`."""
@@ -119,19 +120,26 @@ class Orders:
 
     def _find(self, dataset: Any, before: dict[str, Any]) -> None:
         after, counted = self._looks(dataset), counted_attributes.take(dataset)
-        for path, look in after.items():
+        for path, look in (after or {}).items():
             if path not in counted and not _same(before.get(path), look):
                 self._names.add(path)
 
-    def _looks(self, dataset: Any) -> dict[str, Any]:
-        return {
-            path: _look(value)
-            for path, _, value in _attributes(dataset)
-            if path not in self._names
-        }
+    def _looks(self, dataset: Any) -> dict[str, Any] | None:
+        # Its workers may be changing what is looked at, and whatever an object of the
+        # user's answers ends no training.
+        try:
+            return {
+                path: _look(value)
+                for path, _, value in _attributes(dataset)
+                if path not in self._names
+            }
+        except Exception:  # noqa: BLE001
+            return None
 
     def take(self, where: str) -> Order:
-        """Take the values of what was found to change.
+        """Take the values of what was found to change: of all of it, or of nothing.
+
+        What is shuffled together, as rows and their labels, belongs together.
 
         Args:
             where: the beginning of the arrays' names.
@@ -155,7 +163,12 @@ class Orders:
             except order_values.NotSaved as error:
                 self._unsaved[path] = str(error)
                 continue
+            except Exception as error:  # noqa: BLE001 - as when it is looked at
+                self._unsaved[path] = f"it cannot be read ({error})"
+                continue
             taken[path] = (look, *packed)
+        if self._unsaved:
+            taken.clear()
         self._taken[where] = taken
         return Order(
             {path: record for path, (_, record, _) in taken.items()},
@@ -169,6 +182,9 @@ class Orders:
     def put_back(self, order: Order) -> list[str]:
         """Put values back, after as many epochs were ended as there had been.
 
+        All of them or none: rows that are in another order than their labels are worse
+        than both in an order of their own.
+
         Args:
             order: from `take`.
 
@@ -179,6 +195,7 @@ class Orders:
         if dataset is None:
             return []
         here = {path: holder for path, holder, _ in _attributes(dataset)}
+        ready = []
         for path, record in order.record.items():
             self._names.add(path)
             try:
@@ -187,7 +204,10 @@ class Orders:
                 )
                 holder = here.get(path) or _holder_of(dataset, path)
                 name = path.split(".")[-1]
-                setattr(holder, name, _settled(vars(holder).get(name), value, record))
+                held = vars(holder).get(name)
+                if _form(held) != _form(value):
+                    raise ValueError("it has another length or type now")
+                ready.append((holder, name, held, value, record))
             except (
                 ValueError,
                 TypeError,
@@ -198,7 +218,18 @@ class Orders:
                 left_out.append(
                     f"{type(dataset).__name__}.{path} is not what it was ({error})"
                 )
-        return left_out
+        if left_out:
+            return left_out
+        elsewhere = {
+            id(value)
+            for path, _, value in _attributes(dataset)
+            if path not in order.record
+        }
+        for holder, name, held, value, record in ready:
+            # What has another name too, that did not change, is not to be written to.
+            alone = id(held) not in elsewhere
+            setattr(holder, name, _settled(held, value, record) if alone else value)
+        return []
 
     def saved(self) -> set[str]:
         """Name the attributes that are saved, as of the last `take`."""
@@ -210,8 +241,8 @@ class Orders:
         kind = type(self._dataset()).__qualname__
         return [
             f"{kind}.{path} changes at an epoch's end and is not saved, since {why}: "
-            "as many epochs are ended again for it, which is exact if nothing else "
-            "draws from the generator that it is shuffled by"
+            "as many epochs are ended again for all that does, which is exact if "
+            "nothing else draws from the generator that it is shuffled by"
             for path, why in sorted(self._unsaved.items())
         ]
 
@@ -242,6 +273,9 @@ def _attributes(
     for name, value in list(vars(holder).items()):
         inner = f"{path}.{name}" if path else name
         if isinstance(value, _NOT_LOOKED_AT) or _is_generator(value):
+            continue
+        if isinstance(value, (dict, set)):
+            # Labels by their names, or a cache that workers fill: no order.
             continue
         of_user = prints.is_users(type(value).__module__)
         if of_user or isinstance(value, keras.utils.PyDataset):
@@ -280,14 +314,19 @@ def _look(value: Any, depth: int = _DEPTH) -> Any:
         return (value.dtype.str, value.shape, few)
     if type(value) is np.ndarray and value.nbytes <= _LARGEST:
         return _Held(tuple(value.reshape(-1).tolist()))
-    if type(value) is dict and len(value) <= _MOST_PARTS and depth:
-        looks = [_look(part, depth - 1) for part in value.values()]
-        return [_Held(tuple(value)), *looks]
     if type(value) in (list, tuple) and depth:
         if len(value) <= _MOST_PARTS:
             return [_look(part, depth - 1) for part in value]
         return _Held(tuple(value))
-    return _Held((value,), len(value) if isinstance(value, (set, dict)) else 0)
+    # Of a list's part that workers may fill, no more than that it is there.
+    return _Held((value,))
+
+
+def _form(value: Any) -> Any:
+    """Return what an order keeps, however it is mixed; None of a single value."""
+    if isinstance(value, np.ndarray):
+        return (value.dtype, value.shape)
+    return (type(value), len(value)) if isinstance(value, (list, tuple)) else None
 
 
 class _Held:
@@ -345,7 +384,7 @@ def _settled(held: Any, value: Any, record: Any) -> Any:
             held[...] = value
         return held
     # Items that were put in another order are themselves, and not written to.
-    parts = rest[-1] if kind in ("list", "dict") else None
+    parts = rest[-1] if kind == "list" else None
     if kind == "split":
         parts = [("array",)] * len(value)
     if isinstance(held, list):
@@ -353,14 +392,5 @@ def _settled(held: Any, value: Any, record: Any) -> Any:
             value = list(map(_settled, held, value, parts))
         if not _same(_Held(tuple(held)), _Held(tuple(value))):
             held[:] = value
-        return held
-    if isinstance(held, dict) and parts is not None:
-        new = {
-            key: _settled(held.get(key), part, each)
-            for (key, part), each in zip(value.items(), parts, strict=True)
-        }
-        if not _same(_Held((*held, *held.values())), _Held((*new, *new.values()))):
-            held.clear()
-            held.update(new)
         return held
     return value
