@@ -536,9 +536,10 @@ class CheckpointedRun:
             if recovery.can_rehearse(steps):
                 drawn = steps
                 run(iterator)
-                # Those that cannot be put back begin the epoch anew.
-                self._model.reset_metrics()
-            elif metrics_alone:
+                if not within:
+                    # Those that cannot be put back begin the epoch anew.
+                    self._model.reset_metrics()
+            elif metrics_alone and not within:
                 lasting_metrics.build(self._model, iterator.element_spec)
             else:
                 model_building.build_all(self._model, iterator.element_spec)

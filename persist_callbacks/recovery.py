@@ -431,19 +431,19 @@ class Recovery:
     ) -> tuple[list[tuple[str, training_variables.LiveVariable]], list[str], list[str]]:
         """Give pairs, and sentences on what could not be paired: of metrics apart."""
         live = training_variables.collect(model, randomness.seed_variables())
-        roles = get_args(training_variables.Role)
-        pairs, left_out = training_variables.match(
-            self.state.variables,
-            live,
-            where=self.committed.path,
-            roles=[role for role in roles if role != "metric"],
-        )
-        if not metrics:
-            return pairs, left_out, []
-        further, of_metrics = training_variables.match(
-            self.state.variables, live, where=self.committed.path, roles=["metric"]
-        )
-        return pairs + further, left_out, of_metrics
+        pairs: list[tuple[str, training_variables.LiveVariable]] = []
+        left_out: dict[bool, list[str]] = {False: [], True: []}
+        # In the roles' order, in which they are assigned too: with several replicas
+        # metrics that come last are not what they were.
+        for role in get_args(training_variables.Role):
+            if role == "metric" and not metrics:
+                continue
+            found, missing = training_variables.match(
+                self.state.variables, live, where=self.committed.path, roles=[role]
+            )
+            pairs += found
+            left_out[role == "metric"] += missing
+        return pairs, left_out[False], left_out[True]
 
     def _match_model(self, model: Any) -> list[tuple[str, Any]]:
         pairs, _ = training_variables.match(
