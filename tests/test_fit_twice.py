@@ -172,7 +172,9 @@ def test_another_model_that_a_finished_run_leaves_untrained_is_warned_of(tmp_pat
     # With more epochs it is asked for.
     fit(sequential(), 3)
     gc.collect()
-    with pytest.warns(PersistWarning, match="at the end of epoch 3, step 21. This model gets"):
+    with pytest.warns(
+        PersistWarning, match="at the end of epoch 3, step 21. This model gets"
+    ):
         fit(sequential(), 3)
 
 

@@ -814,7 +814,13 @@ class _Counted:
     def beginning_now(self, random: dict[str, Any] | None = None) -> Beginning:
         if self._begin_with is not None:
             # The first iterator puts it back: until then there is something else.
-            return self._begin_with
+            owed = self._begin_with
+            if owed.own is not None or self._source is None:
+                return owed
+            # But of validation data, which had theirs back when they were told.
+            return dataclasses.replace(
+                owed, own=python_data.capture(self._source), order=self._order()
+            )
         if random is None and self._with_random:
             random = randomness.capture()
         return Beginning(
