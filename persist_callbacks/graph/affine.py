@@ -25,7 +25,7 @@ _TAKE_ADDITIONS = ("Conv2D", "Conv2DBackpropInput", "DepthwiseConv2dNative", "Ma
 
 
 # A shift that costs no more than three of a number's 24 bits, where it cancels.
-_LARGE_SHIFT = 8.0
+LARGE_SHIFT = 8.0
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class _Affine:
         As for a year of which 2000 is taken off and that is divided by 5 then: taken
         off first, that costs no digits.
         """
-        return bool(np.any(np.abs(self.first * self.scale) > _LARGE_SHIFT))
+        return bool(np.any(np.abs(self.first * self.scale) > LARGE_SHIFT))
 
 
 def merge_affine_chains(graph_def: Any) -> Any:

@@ -8,7 +8,7 @@ which the bias takes. ``plainer`` does the same for weights that stand before a 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
@@ -16,14 +16,14 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
+from persist_callbacks.graph.affine import LARGE_SHIFT
+from persist_callbacks.graph.plainer import with_constant
 from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.writing import Writer, rewritten
 
 _Array: TypeAlias = np.ndarray[Any, Any]
 _ADDITIONS = ("Add", "AddV2", "BiasAdd")
 _TAKE_BIAS = ("Conv2D", "MatMul")
-# A shift up to this does not drown the digits of what it is added to.
-_LARGE_SHIFT = 8.0
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def affine_into_next_weights(graph_def: Any) -> Any:
         if (shape.rank or 0) < affine.rank or shape[-1] != len(affine.scale):
             continue
         folding = graph.folding(affine)
-        if folding is not None and not folding.weights.keys() & whole.weights.keys():
+        if folding is not None:
             whole.take_in(folding)
 
     def write(node: Any, writer: Writer) -> None:
@@ -161,14 +161,14 @@ class _Graph:
         added = self._vector(node, _ADDITIONS)
         if added is None:
             return None
-        place, shift, rank = added
-        product = self._nodes[nd.split(node.input[1 - place])[0]]
+        source, shift, rank = added
+        product = self._nodes[nd.split(source)[0]]
         if product.op != "Mul" or len(self._readers[product.name]) != 1:
             return None
         affine = self._product(product)
         if affine is None or len(affine.scale) != len(shift):
             return None
-        if np.any(np.abs(shift) > _LARGE_SHIFT):
+        if np.any(np.abs(shift) > LARGE_SHIFT):
             return None
         names, rank = (product.name, node.name), max(rank, affine.rank)
         return _Affine(node.name, affine.source, affine.scale, shift, rank, names)
@@ -280,25 +280,23 @@ class _Graph:
         factor = self._vector(node, ("Mul",))
         if factor is None:
             return None
-        place, scale, rank = factor
-        source = str(node.input[1 - place])
+        source, scale, rank = factor
         return _Affine(node.name, source, scale, None, rank, (node.name,))
 
-    def _vector(self, node: Any, ops: Sequence[str]) -> tuple[int, _Array, int] | None:
-        """Return the place, numbers and rank of a constant vector that a node takes."""
-        if node.op not in ops or len(node.input) != 2:
+    def _vector(
+        self, node: Any, ops: tuple[str, ...]
+    ) -> tuple[str, _Array, int] | None:
+        """Return what a node takes with a constant vector, its numbers and its rank."""
+        if len(node.input) != 2 or not nd.has_channels_last(node):
             return None
-        if not nd.has_channels_last(node):
+        found = with_constant(self._nodes, node, ops)
+        if len(found) != 1:
             return None
-        found = [self._constant(node, place) for place in (0, 1)]
-        if (found[0] is None) == (found[1] is None):
-            return None
-        place = 0 if found[1] is None else 1
-        array = found[place]
-        assert array is not None
+        ((source, constant),) = found
+        array = nd.constant_value(constant)
         if array.ndim == 0 or array.size != array.shape[-1]:
             return None
-        return place, array.reshape(-1), array.ndim
+        return source, array.reshape(-1), array.ndim
 
     def _constant(self, node: Any, place: int) -> _Array | None:
         if len(node.input) <= place:

@@ -27,7 +27,7 @@ def additions_to_biases(graph_def: Any) -> Any:
     by_name = {node.name: node for node in graph_def.node}
     pairs: dict[str, tuple[str, Any]] = {}
     for node in graph_def.node:
-        for value, constant in _with_constant(by_name, node, ("Add", "AddV2")):
+        for value, constant in with_constant(by_name, node, ("Add", "AddV2")):
             maker = by_name.get(value)
             if maker is not None and maker.op in _HAVE_WEIGHTS:
                 pairs[node.name] = (value, constant)
@@ -59,7 +59,7 @@ def scales_into_weights(graph_def: Any) -> Any:
     reads = nd.count_reads(graph_def.node)
     folded: dict[str, Any] = {}
     for node in graph_def.node:
-        for value, scale in _with_constant(by_name, node, ("Mul",)):
+        for value, scale in with_constant(by_name, node, ("Mul",)):
             made = by_name.get(value)
             if made is None or made.op not in _HAVE_WEIGHTS or reads[made.name] > 1:
                 continue
@@ -151,7 +151,7 @@ def product_with_vector(
     if any(side.op == "Const" for side in sides):
         return None
     for place, side in enumerate(sides):
-        found = _with_constant(by_name, side, ("Mul",))
+        found = with_constant(by_name, side, ("Mul",))
         if len(found) == 1:
             ((value, constant),) = found
             if nd.constant_shape(constant).num_elements() != 1:
@@ -177,7 +177,7 @@ def _scaled(maker: Any, weights: Any, scale: Any) -> np.ndarray[Any, Any] | None
     return product.astype(weights.dtype)
 
 
-def _with_constant(
+def with_constant(
     by_name: Mapping[str, Any], node: Any, ops: tuple[str, ...]
 ) -> list[tuple[str, Any]]:
     """Return what a node of these types reads, and the constant that it takes it with.
