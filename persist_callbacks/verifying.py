@@ -168,7 +168,7 @@ def _examine_all(directory: Path, finite: bool) -> tuple[list[VerifiedCheckpoint
 
 
 def _step(folder: Path) -> int:
-    return layout.step_of(folder.name.removesuffix(layout.REPLACED)) or 0
+    return layout.step_of_either(folder.name) or 0
 
 
 def _require_there(folder: Path) -> None:

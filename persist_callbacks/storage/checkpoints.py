@@ -29,7 +29,7 @@ from persist_callbacks.storage import (
     manifest,
     retention,
 )
-from persist_callbacks.storage.layout import MANIFEST, PREFIX, REPLACED
+from persist_callbacks.storage.layout import MANIFEST, PREFIX
 from persist_callbacks.storage.sharing import stamp_of
 
 _SURVEYS = 10
@@ -279,7 +279,7 @@ def _folders(directory: Path) -> list[Path]:
     """Folders that are named as checkpoints, by step."""
     steps: dict[int, Path] = {}
     for name in sorted(os.listdir(directory)):
-        step = layout.step_of(name.removesuffix(REPLACED))
+        step = layout.step_of_either(name)
         # The plain name sorts first: it replaces the one that is called replaced.
         # Whatever has a checkpoint's name, or readers would begin at zero beside it.
         if step is not None and step not in steps:

@@ -54,6 +54,11 @@ def step_of(name: str) -> int | None:
     return int(match[1])
 
 
+def step_of_either(name: str) -> int | None:
+    """As `step_of`, of a checkpoint in its place or out of a new one's way as well."""
+    return step_of(name.removesuffix(REPLACED))
+
+
 def is_file_name(name: str) -> bool:
     """Whether a checkpoint may hold a file of this name, the manifest aside."""
     return name in (INDEX, META, STATE) or _SHARD.fullmatch(name) is not None
@@ -61,13 +66,13 @@ def is_file_name(name: str) -> bool:
 
 def is_of_run(name: str) -> bool:
     """Whether a name in a run directory is one that the run keeps for itself."""
-    is_checkpoint = step_of(name.removesuffix(REPLACED)) is not None
+    is_checkpoint = step_of_either(name) is not None
     return is_checkpoint or name in _FILES or name.startswith(_BEGINNINGS)
 
 
 def is_in_checkpoint(path: Path) -> bool:
     """Whether a path is that of a file by which a checkpoint stands or falls."""
-    is_checkpoint = step_of(path.parent.name.removesuffix(REPLACED)) is not None
+    is_checkpoint = step_of_either(path.parent.name) is not None
     return is_checkpoint and (path.name == MANIFEST or is_file_name(path.name))
 
 

@@ -70,7 +70,7 @@ def _taken(path: Path) -> str | None:
 
 def _is_of_run(entry: Path) -> bool:
     """Whether what bears such a name is, or would be, of a run or a copied one."""
-    is_checkpoint = layout.step_of(entry.name.removesuffix(layout.REPLACED)) is not None
+    is_checkpoint = layout.step_of_either(entry.name) is not None
     if is_checkpoint and (entry / layout.MANIFEST).is_file():
         return True
     try:
