@@ -86,7 +86,7 @@ class Packer:
         if kind is np.ndarray:
             return self._by_places(value, base, where)
         if kind is tuple:
-            return [kind.__name__, self._pack(list(value), base, where)]
+            return ["tuple", self._pack(list(value), base, where)]
         if kind is not list:
             raise NotSaved(f"it is a {kind.__name__}")
         return self._pack_list(value, base, where)
@@ -103,7 +103,7 @@ class Packer:
                 return [named, self._put(array, where)]
         if len(value) <= _MOST_PLAIN and all(map(_is_plain, value)):
             return ["plain", self._text(value, where)]
-        if kinds <= {np.ndarray} or (many and kinds == {list}):
+        if kinds == {np.ndarray} or (many and kinds == {list}):
             return self._split(value, kinds == {list}, where)
         if kinds & _MUTABLE:
             # They may have changed themselves, in the places that they had.

@@ -152,13 +152,14 @@ class Orders:
         for path, _, value in _attributes(dataset):
             if path not in self._names:
                 continue
-            look, known = _look(value), last.get(path)
+            known = last.get(path)
             name = f"{where}/order/{path.replace('.', '/')}"
-            if known is not None and _is_exact(value) and _same(known[0], look):
-                taken[path] = known
-                packer.keep(known[2])
-                continue
             try:
+                look = _look(value)
+                if known is not None and _is_exact(value) and _same(known[0], look):
+                    taken[path] = known
+                    packer.keep(known[2])
+                    continue
                 packed = packer.pack(value, self._bases.get(path), name)
             except order_values.NotSaved as error:
                 self._unsaved[path] = str(error)
@@ -194,7 +195,8 @@ class Orders:
         dataset, left_out = self._dataset(), []
         if dataset is None:
             return []
-        here = {path: holder for path, holder, _ in _attributes(dataset)}
+        there = list(_attributes(dataset))
+        here = {path: holder for path, holder, _ in there}
         ready = []
         for path, record in order.record.items():
             self._names.add(path)
@@ -220,11 +222,7 @@ class Orders:
                 )
         if left_out:
             return left_out
-        elsewhere = {
-            id(value)
-            for path, _, value in _attributes(dataset)
-            if path not in order.record
-        }
+        elsewhere = {id(value) for path, _, value in there if path not in order.record}
         for holder, name, held, value, record in ready:
             # What has another name too, that did not change, is not to be written to.
             alone = id(held) not in elsewhere
@@ -332,16 +330,13 @@ def _form(value: Any) -> Any:
 class _Held:
     """The very objects that something holds."""
 
-    def __init__(self, items: tuple[Any, ...], more: Any = ()) -> None:
+    def __init__(self, items: tuple[Any, ...]) -> None:
         self.items = items
-        self.more = more
 
     def is_same(self, other: _Held) -> bool:
         """Whether it holds the same as another."""
-        return (
-            self.more == other.more
-            and len(self.items) == len(other.items)
-            and all(map(operator.is_, self.items, other.items))
+        return len(self.items) == len(other.items) and all(
+            map(operator.is_, self.items, other.items)
         )
 
 

@@ -98,14 +98,9 @@ def cache_files(dataset: Any, *, at_once: bool = False) -> list[str]:
 
 def writes_snapshots(dataset: Any) -> bool:
     """Whether a part of a pipeline, or of one that a function makes, is a snapshot."""
-    for part in parts(dataset):
-        if _kind(part).endswith("SnapshotDataset"):
-            return True
-        for graph in _graphs(part):
-            nodes = nodes_of(graph.as_graph_def())
-            if any(node.op.startswith("SnapshotDataset") for node in nodes):
-                return True
-    return False
+    if any(_kind(part).endswith("SnapshotDataset") for part in parts(dataset)):
+        return True
+    return any(op.startswith("SnapshotDataset") for op in _inner_ops(dataset))
 
 
 def draws_unseeded(dataset: Any) -> list[str]:
@@ -150,12 +145,14 @@ def reshuffles(dataset: Any) -> bool:
 
 def calls_python(dataset: Any) -> bool:
     """Whether Python code makes or changes the elements, at any depth."""
+    return any(op in _PYTHON_OPS for op in _inner_ops(dataset))
+
+
+def _inner_ops(dataset: Any) -> Iterator[str]:
+    """Give the types of all ops in a pipeline's functions, at any depth."""
     for part in parts(dataset):
         for graph in _graphs(part):
-            nodes = nodes_of(graph.as_graph_def())
-            if any(node.op in _PYTHON_OPS for node in nodes):
-                return True
-    return False
+            yield from (node.op for node in nodes_of(graph.as_graph_def()))
 
 
 def nodes_of(definition: Any) -> Iterator[Any]:
