@@ -316,8 +316,7 @@ class CheckpointedRun:
         recovery = self._recovery
         if recovery is None:
             if self._fit is not None:
-                for doubt in self._doubts(self._fit.data):
-                    self._say(f"If this run is resumed: {doubt}.")
+                self._tell_of(self._doubts(self._fit.data))
             return
         if handing_over.was_changed(self._model, self._options.path):
             warnings.warn(
@@ -732,8 +731,8 @@ class CheckpointedRun:
                 passed.validation_epochs, beginning, self._fit.data, begun=begun
             )
             validation.watch(self._ids_of_saved, self._fit.data)
-            for doubt in validation.order_doubts() if self.resume_point else ():
-                self._say(f"Resumed: {doubt}.")
+            if self.resume_point is not None:
+                self._tell_of(validation.order_doubts())
         if self._recovery is None and self._interruptions.is_listening:
             data = self._fit.data
             self._held = self._saver.take_in_case(
