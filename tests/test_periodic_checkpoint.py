@@ -145,6 +145,7 @@ def test_a_directory_that_no_system_takes_is_refused():
         PeriodicCheckpoint("runs\0digits")
 
 
+@pytest.mark.usefixtures("synchronous")
 def test_numpy_integers_are_whole_numbers(tmp_path):
     """As whoever computes an argument may give them."""
     given = ours(tmp_path / "run", every_steps=np.int64(5), keep_last=np.int64(2))
