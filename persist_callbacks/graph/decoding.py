@@ -26,9 +26,9 @@ def rows_to_pictures(
     """Make rows a picture of one pixel first, where a Reshape makes pictures of them.
 
     OpenCV takes what a Reshape makes of rows for NCHW. Of a picture it knows that it
-    lies as NHWC, and turns it before and after; a pooling of single pixels, which
-    changes no number, tells it that this is one. Activations come afterwards: it is
-    told of rows by the product that they are.
+    lies as NHWC, and turns it before and after; a batch norm that changes no number
+    tells it that this is one. Activations come afterwards: it is told of rows by the
+    product that they are.
 
     Args:
         graph_def: a GraphDef, its Reshapes' shapes constant; not changed.
@@ -82,11 +82,12 @@ def _write(
         activations.append(maker)
         source = maker.input[0]
     picture = _sizes(node, by_name)[1:]
+    row = int(np.prod(picture))
     dtype = tf.as_dtype(node.attr["T"].type)
     if apart:
-        source = _forgotten(writer, source, int(np.prod(picture)), dtype)
+        source = _forgotten(writer, source, row, dtype)
     # Of one of a known batch its reader makes an output more.
-    one = np.array([-1, 1, 1, np.prod(picture)], np.int32)
+    one = np.array([-1, 1, 1, row], np.int32)
     types = {"T": dtype, "Tshape": tf.int32}
     sizes = writer.constant("pixel/sizes", one)
     pixel = writer.add("Reshape", "pixel", source, sizes, **types)
@@ -98,11 +99,11 @@ def _write(
         (f"activation_{place}", activation)
         for place, activation in enumerate(reversed(activations))
     ]
-    last = _same(writer, "pixel/told", pixel, dtype)
+    last = _same(writer, "pixel/told", pixel, row, dtype)
     for part, step in steps:
         name = "" if part == steps[-1][0] else part
         if step is None:
-            last = _same(writer, name, last, dtype)
+            last = _same(writer, name, last, picture[-1], dtype)
         else:
             last = writer.copy(step, name, last, *step.input[1:])
 
@@ -125,11 +126,24 @@ def _forgotten(writer: Writer, source: str, size: int, dtype: tf.DType) -> str:
     return writer.add("Reshape", "rows", same, sizes, **types)
 
 
-def _same(writer: Writer, part: str, source: str, dtype: tf.DType) -> str:
-    """Write the mean of each single pixel; a maximum would lose what is no number."""
-    once = [1, 1, 1, 1]
-    options = {"ksize": once, "strides": once, "padding": b"VALID"}
-    return writer.add("AvgPool", part, source, T=dtype, **options)
+def _same(
+    writer: Writer, part: str, source: str, channels: int, dtype: tf.DType
+) -> str:
+    """Write the same numbers by an op on pictures."""
+    if dtype != tf.float32:
+        # The mean of each single pixel; a maximum would lose what is no number.
+        once = {"ksize": [1, 1, 1, 1], "strides": [1, 1, 1, 1]}
+        return writer.add("AvgPool", part, source, T=dtype, padding=b"VALID", **once)
+    # TensorFlow folds it, where a pooling takes longer than all else around it.
+    own = part or "told"
+    ones = np.ones(channels, np.float32)
+    one = writer.constant(f"{own}/one", ones)
+    mean = writer.constant(f"{own}/mean", 0 * ones)
+    # A negative zero: it leaves each of those as it is, as well.
+    offset = writer.constant(f"{own}/offset", -0.0 * ones)
+    options: dict[str, Any] = {"epsilon": 0.0, "is_training": False}
+    scaled = [source, one, offset, mean, one]
+    return writer.add("FusedBatchNorm", part, *scaled, T=dtype, **options)
 
 
 def _sizes(node: Any, by_name: Mapping[str, Any]) -> list[int]:

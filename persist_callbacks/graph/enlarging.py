@@ -98,9 +98,10 @@ def transposed_convolution_sizes(graph_def: Any) -> Any:
 
     It wants its whole output's shape. OpenCV takes a constant, or one way to compute it
     for each padding: the input's height and width times the strides, and for "VALID"
-    what a filter sticks out besides. Where it does not stick out both are the same. A
-    filter that does not reach the output's end, of which ONNX' converter makes a
-    negative padding, is filled up with zeros.
+    what a filter sticks out besides. Where it does not stick out both are the same. The
+    input's height and width are constants for TensorFlow to fold, which looks up the
+    batch alone while it runs. A filter that does not reach the output's end, of which
+    ONNX' converter makes a negative padding, is filled up with zeros.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -217,6 +218,9 @@ def _sized(node: Any, facts: _Facts, writer: Writer) -> None:
     dtype = tf.as_dtype(node.attr["T"].type)
     types = {"T": dtype, "out_type": tf.int32}
     whole = writer.add("Shape", "shape", node.input[2], **types)
+    # The reader looks for a Shape behind one of the slices. Where the others take what
+    # is known from a constant, TensorFlow folds them before it runs anything.
+    known = np.array([1, *facts.before, 1], np.int32)
     sizes = []
     for index, part in enumerate(("batch", "height", "width")):
         # OpenCV's reader writes into one of these, so each is there for itself.
@@ -225,7 +229,8 @@ def _sized(node: Any, facts: _Facts, writer: Writer) -> None:
             for bound, number in _bounds(index).items()
         ]
         types = {"T": tf.int32, "Index": tf.int32, "shrink_axis_mask": 1}
-        size = writer.add("StridedSlice", part, whole, *bounds, **types)
+        of = writer.constant(f"{part}/of", known) if index else whole
+        size = writer.add("StridedSlice", part, of, *bounds, **types)
         if index:
             stride = writer.constant(f"{part}/stride", np.int32(strides[index - 1]))
             size = writer.add("Mul", f"{part}/times", size, stride, T=tf.int32)

@@ -272,8 +272,8 @@ def make_node(op: str, name: str, inputs: Iterable[str] = (), **attrs: Any) -> A
         op: the type.
         name: the node's name.
         inputs: references to other nodes' outputs.
-        attrs: attribute values: AttrValue, or dtype, int, bool, bytes, TensorShape, or
-            a list of dtypes or of ints.
+        attrs: attribute values: AttrValue, or dtype, int, float, bool, bytes,
+            TensorShape, or a list of dtypes or of ints.
     """
     node = tf.compat.v1.NodeDef(op=op, name=name, input=list(inputs))
     for key, value in attrs.items():
@@ -294,6 +294,8 @@ def attribute(value: Any) -> Any:
         made.b = value
     elif isinstance(value, int):
         made.i = value
+    elif isinstance(value, float):
+        made.f = value
     elif isinstance(value, bytes):
         made.s = value
     elif value and all(isinstance(each, int) for each in value):

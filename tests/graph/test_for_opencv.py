@@ -15,6 +15,7 @@ from elsewhere import check, said_of
 
 from persist_callbacks.graph.decoding import rows_to_pictures
 from persist_callbacks.graph.freeze import freeze
+from persist_callbacks.graph.frozen import count_ops
 from persist_callbacks.graph.simplify import simplify
 
 L = keras.layers
@@ -234,14 +235,28 @@ def test_the_same_numbers(told_after: bool, apart: bool) -> None:
     given = [_run(each, fed) for each in (graph_def, changed)]
     for one, other in zip(*given, strict=True):
         np.testing.assert_array_equal(one, other)
+        np.testing.assert_array_equal(np.signbit(one), np.signbit(other))
 
 
-def _run(graph_def: Any, fed: Any) -> Any:
+def test_what_tells_costs_tensorflow_nothing() -> None:
+    """What is there for OpenCV's sake is folded before TensorFlow runs anything."""
+    graph_def = simplified(HELPED["rows that others read"], without=["suit_opencv"])
+    changed = rows_to_pictures(graph_def, told_after=True)
+    assert count_ops(changed)["FusedBatchNorm"] > 0
+    traced = tf.compat.v1.RunMetadata()
+    _run(changed, np.zeros((3, 7), "float32"), traced)
+    (ran,) = traced.partition_graphs
+    assert not {op for op in count_ops(ran) if "BatchNorm" in op or "Pool" in op}
+
+
+def _run(graph_def: Any, fed: Any, traced: Any = None) -> Any:
     read = {ref.split(":")[0] for node in graph_def.node for ref in node.input}
     outputs = sorted(node.name for node in graph_def.node if node.name not in read)
     with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
         tf.import_graph_def(graph_def, name="")
-        return session.run([f"{name}:0" for name in outputs], {"x0:0": fed})
+        options = tf.compat.v1.RunOptions(output_partition_graphs=traced is not None)
+        fetched = [f"{name}:0" for name in outputs]
+        return session.run(fetched, {"x0:0": fed}, options, traced)
 
 
 def upsampled(rows: Any) -> Any:
