@@ -89,6 +89,7 @@ class Snapshot:
             were looked for.
         taken: the variables' values until `open`, which is for whoever needs them: it
             would hold up the train thread.
+        random: what the process-wide generators held, until then.
         locate: gives the position in the data and its tensors, until `complete`.
     """
 
@@ -104,6 +105,7 @@ class Snapshot:
     frozen: frozenset[str] = frozenset()
     growing: frozenset[str] = frozenset()
     taken: Taken | None = None
+    random: randomness.Taken | None = None
     locate: Callable[[], _Located] | None = None
 
     def complete(self) -> Snapshot:
@@ -120,7 +122,10 @@ class Snapshot:
         return self
 
     def open(self) -> None:
-        """Put the variables' values among the tensors."""
+        """Put the variables' values among the tensors, and write down the seeds."""
+        random, self.random = self.random, None
+        if random is not None:
+            self.state = dataclasses.replace(self.state, random=random.record())
         taken, self.taken = self.taken, None
         if taken is None:
             return
@@ -229,7 +234,7 @@ class Capturer:
             position=boundary.position,
             data=_NOT_LOCATED,
             variables=variables.infos(self._live),
-            random=randomness.capture(),
+            random={},
             callbacks=tuple(states),
             batches_per_epoch=boundary.batches_per_epoch,
             stopped=boundary.stopped,
@@ -250,6 +255,7 @@ class Capturer:
             frozen=self._frozen,
             growing=self._growing,
             taken=taken,
+            random=randomness.take(),
             locate=self._locating(boundary),
         )
         return snapshot if in_case else snapshot.complete()

@@ -65,6 +65,16 @@ def test_capture_draws_nothing():
     assert [draw() for draw in GENERATORS.values()] == expected
 
 
+def test_what_was_taken_may_be_written_down_later():
+    """Whatever is drawn in the meantime, and seeds that are set anew."""
+    record, taken = captured(), randomness.take()
+    for draw in GENERATORS.values():
+        draw()
+    np.random.random(700)
+    keras.utils.set_random_seed(6)
+    assert json.loads(json.dumps(taken.record())) == record
+
+
 def test_pythons_own_are_left_where_that_is_wanted():
     """A replay in Python has moved them to their place already."""
     record = captured()
