@@ -543,6 +543,7 @@ class Hardens(keras.callbacks.Callback):
             each.difficulty += 1
 
 
+@pytest.mark.usefixtures("synchronous")
 def test_what_a_callback_changes_in_data_is_named_once(tmp_path):
     """In training and validation data without the two methods, by its name."""
 
@@ -588,6 +589,7 @@ class Resizing(Growing):
         self.difficulty = 1 + self.ended // 4
 
 
+@pytest.mark.usefixtures("synchronous")
 def test_data_that_are_validated_on_too_change_themselves(tmp_path):
     """They do so in a validation, and no callback has a part in it."""
     both = Resizing()
