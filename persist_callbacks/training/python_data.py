@@ -26,6 +26,8 @@ from persist_callbacks.training.variables import layers_of
 # How deep generators are looked for: data set, its augmenter, that one's list of steps.
 _DEPTH, _LONGEST = 3, 100
 _WHERE = "data"
+# The words that these of NumPy's generators make at a time.
+_MT19937, _PHILOX = 624, 4
 
 
 def has_protocol(dataset: Any) -> bool:
@@ -241,9 +243,9 @@ def _set_state(generator: Any, values: Any) -> bool:
         if isinstance(generator, HOLDERS):
             generator.state.assign(values)
         elif isinstance(generator, np.random.Generator):
-            generator.bit_generator.state = _unwords(values)
+            generator.bit_generator.state = _numpy_state(values)
         elif isinstance(generator, np.random.RandomState):
-            generator.set_state(_unwords(values))
+            generator.set_state(_numpy_state(values))
         else:
             generator.setstate(values)
     except (
@@ -256,6 +258,26 @@ def _set_state(generator: Any, values: Any) -> bool:
     ):
         return False
     return True
+
+
+def _numpy_state(values: Any) -> dict[str, Any]:
+    """Read a state of NumPy's: older versions crash by one that they cannot take.
+
+    Raises:
+        TypeError: it is no dict.
+        ValueError: it goes on beyond its own end.
+    """
+    state = _unwords(values)
+    if not isinstance(state, dict):
+        raise TypeError(f"a state that is {type(state).__name__}")
+    name, place, last = state.get("bit_generator"), 0, 0
+    if name == "MT19937":
+        place, last = state["state"]["pos"], _MT19937
+    elif name == "Philox":
+        place, last = state["buffer_pos"], _PHILOX
+    if not 0 <= place <= last:
+        raise ValueError(f"{name}: position {place}")
+    return state
 
 
 def _words(state: Any) -> Any:

@@ -133,6 +133,32 @@ def test_a_state_that_is_none_of_a_generator_is_left_out(wrong):
     ]
 
 
+@pytest.mark.parametrize("position", [-(2**30), -1, 625, 2**30])
+@pytest.mark.parametrize(
+    ("make", "where"),
+    [
+        (lambda: np.random.RandomState(1), ("state", "pos")),
+        (lambda: np.random.Generator(np.random.MT19937(1)), ("state", "pos")),
+        (lambda: np.random.Generator(np.random.Philox(1)), ("buffer_pos",)),
+    ],
+)
+def test_a_position_beyond_a_generators_words_is_left_out(make, where, position):
+    """Older versions of NumPy would take it, and read what lies there."""
+    data = Rows(make())
+    saved = python_data.capture(data)
+    *outer, last = where
+    place = saved["generators"]["sources.0"]
+    for name in outer:
+        place = place[name]
+    assert last in place
+    place[last] = position
+    expected = Rows(make()).draw()
+    assert python_data.restore(data, saved) == [
+        "Rows has not the generator sources.0 that it had"
+    ]
+    assert data.draw() == expected
+
+
 def test_what_a_trained_network_draws_by_is_not_the_datas():
     """Put back where the data begin anew, it would draw as it has drawn before."""
     trained = keras.Sequential([keras.layers.Dense(3), keras.layers.Dropout(0.5)])
