@@ -77,7 +77,8 @@ class _FirstBatch:
 
     Args:
         adapter: Keras' ``PyDatasetAdapter``, whose ``_standardize_batch`` every batch
-            goes through, on a thread of the pipeline's.
+            goes through, on a thread of the pipeline's. Those of Keras 3.7 do not:
+            there, it is never seen.
     """
 
     def __init__(self, adapter: Any) -> None:
