@@ -157,7 +157,7 @@ def normalizations() -> keras.Model:
     y = L.GroupNormalization(2)(L.LayerNormalization(axis=[1, 2])(x))
     y = L.UnitNormalization()(y)
     y = L.SpectralNormalization(L.Conv2D(4, 3))(y)
-    return head(x, L.Flatten()(L.BatchNormalization(renorm=False)(y)))
+    return head(x, L.Flatten()(L.BatchNormalization()(y)))
 
 
 # Recurrent
@@ -311,8 +311,11 @@ def picture_preprocessing() -> keras.Model:
 
 def discretization() -> keras.Model:
     x = functional(3)
-    y = L.Discretization([-0.5, 0.0, 0.5], output_mode="one_hot")(x[:, :1])
-    z = L.Embedding(4, 2)(L.Discretization([0.0])(x))
+    bins = L.Discretization([-0.5, 0.0, 0.5], output_mode="one_hot")
+    # Keras 3.7 gives it the shape of what it is called with.
+    y = L.Lambda(bins, output_shape=(4,))(x[:, :1])
+    # As integers, Keras 3.7 makes those of the inputs too, in a graph alone.
+    z = L.Embedding(4, 2)(L.Discretization([0.0], dtype="float32")(x))
     return head(x, L.Concatenate()([y, z[:, 0]]))
 
 
@@ -466,7 +469,8 @@ def augmentation() -> keras.Model:
     y = L.RandomContrast(0.2)(L.RandomZoom(0.2)(L.RandomRotation(0.2)(x)))
     y = L.RandomTranslation(0.1, 0.1)(L.RandomFlip()(y))
     # These draw their seeds at inference too, for nothing.
-    y = L.MixUp()(L.RandomGrayscale()(L.RandomHue(0.2)(y)))
+    if hasattr(L, "MixUp"):
+        y = L.MixUp()(L.RandomGrayscale()(L.RandomHue(0.2)(y)))
     return head(x, L.Flatten()(y))
 
 

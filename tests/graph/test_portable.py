@@ -294,7 +294,7 @@ def test_attributes_that_a_reader_asks_for() -> None:
 @pytest.mark.parametrize(
     ("compute", "factor"),
     [
-        (lambda x, erfc: erfc(x), 1),
+        (lambda x, erfc: erfc(x), 2),
         (lambda x, erfc: x * erfc(-x), 6),
         (lambda x, erfc: erfc(x) * x[:, :1], 6),
         (lambda x, erfc: erfc(x) * erfc(x + 1), 4),
@@ -317,6 +317,7 @@ def test_erfc_becomes_erf(compute: Any, factor: int) -> None:
     np.testing.assert_allclose(found, expected, atol=2e-7 * factor)
 
 
+@pytest.mark.skipif(not hasattr(keras.ops, "signbit"), reason="needs Keras' signbit")
 def test_signs_without_bits() -> None:
     """Of infinities and of a negative zero too, as Keras tells them."""
     graph = tf.Graph()
@@ -336,7 +337,8 @@ def test_a_gelu_adds_nothing_to_erf() -> None:
     graph = tf.Graph()
     with graph.as_default():
         x = v1.placeholder(tf.float32, [None, 2], name="x")
-        tf.identity(keras.activations.gelu(x), name="y")
+        # As TensorFlow writes it since it does so with Erfc.
+        tf.identity(0.5 * x * tf.math.erfc(-x * 0.7071067811865476), name="y")
     graph_def = erfc_to_erf(graph.as_graph_def())
     (erf,) = (node for node in graph_def.node if node.op == "Erf")
     (reader,) = (node for node in graph_def.node if erf.name in node.input)
