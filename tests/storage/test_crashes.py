@@ -126,7 +126,8 @@ def fail_at(patched: pytest.MonkeyPatch, count: int) -> None:
 
         return wrapped
 
-    for name in ("rename", "replace", "mkdir"):
+    for name in ("rename", "replace"):
         patched.setattr(os, name, failing(getattr(os, name)))
+    patched.setattr(Path, "mkdir", failing(Path.mkdir))
     patched.setattr(durable, "_sync", failing(durable._sync))
     patched.setattr(durable, "write_file", failing(durable.write_file))
