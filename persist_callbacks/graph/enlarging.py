@@ -184,18 +184,18 @@ def _filled(node: Any, facts: _Facts, filters: Any, writer: Writer) -> _Facts:
     ]
     if not any(short) or filters.op != "Const" or not nd.has_plain_window(node):
         return facts
+    array = nd.constant_value(filters)
     kernel = [
         stride + (rest or 0) if is_short else size
         for is_short, size, stride, rest in zip(
-            short, facts.kernel, facts.strides, more, strict=True
+            short, array.shape[:2], facts.strides, more, strict=True
         )
     ]
-    array = nd.constant_value(filters)
     filled = np.zeros((*kernel, *array.shape[2:]), array.dtype)
     filled[: array.shape[0], : array.shape[1]] = array
     dtype = tf.as_dtype(node.attr["T"].type)
     node.input[1] = writer.constant("filters", filled, dtype)
-    return replace(facts, kernel=kernel)
+    return replace(facts, kernel=[*kernel])
 
 
 def _sized(node: Any, facts: _Facts, writer: Writer) -> None:
