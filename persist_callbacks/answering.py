@@ -13,6 +13,7 @@ import numpy as np
 
 from persist_callbacks.capturing import Capturer, Snapshot
 from persist_callbacks.errors import (
+    ArgumentError,
     NoSoundCheckpoint,
     PersistError,
     PersistWarning,
@@ -23,7 +24,7 @@ from persist_callbacks.interruptions import Interruptions, Request
 from persist_callbacks.recovery import Recovery
 from persist_callbacks.saving import Saver, poisoned_weights
 from persist_callbacks.storage.store import Store
-from persist_callbacks.training import finiteness
+from persist_callbacks.training import finiteness, learning_rates
 
 # A loss is a tensor; to read it waits for the step on a device that runs ahead.
 _SECONDS_BETWEEN_LOSSES = 1.0
@@ -183,6 +184,32 @@ class OnNan:
     learning_rate: float = 1.0
 
 
+def require_rates(on_nan: OnNan, model: Any) -> None:
+    """See to it that a rollback can multiply the learning rate, where it is to.
+
+    Args:
+        on_nan: what the user wants.
+        model: the Keras model.
+
+    Raises:
+        ArgumentError: the model has a learning rate that cannot be set, or none.
+    """
+    if on_nan.policy != "rollback" or on_nan.learning_rate == 1.0:
+        return
+    computed = learning_rates.computed(model)
+    if computed or not learning_rates.given(model):
+        names = ", ".join(computed)
+        raise ArgumentError(
+            "rollback_learning_rate",
+            expected="optimizers of the model's whose learning rates are numbers",
+            found=f"one that a schedule or a function computes ({names})"
+            if computed
+            else "no optimizer",
+            advice="Leave it out, so that a rollback changes the weights alone, or "
+            "give the optimizer a number, which a LearningRateScheduler may change.",
+        )
+
+
 class Poisoning:
     """Finds out that weights are lost, and does about it what the user wants.
 
@@ -259,24 +286,30 @@ class Poisoning:
                 error.where,
                 expected=error.expected,
                 found=error.found,
-                advice=f"All {self._on_nan.times} rollbacks are used up. "
-                f"{error.advice}",
+                advice=f"All {self._on_nan.times} rollbacks are used up. No checkpoint "
+                "is made of it; the one before stays the newest. Look at the learning "
+                "rate and the data.",
             )
         try:
             committed = self._store.newest_sound().committed
         except NoSoundCheckpoint:
             committed = None
         if committed is None:
-            raise error
+            raise PoisonedWeights(
+                error.where,
+                expected=error.expected,
+                found=error.found,
+                advice="There is no checkpoint to go back to. Look at the learning "
+                "rate and at the data of the first steps.",
+            )
         self.rollbacks += 1
         Recovery(self._store, committed).put_back_variables(self._model, metrics=False)
         self._model.reset_metrics()
         rate = ""
-        factor = self._on_nan.learning_rate
-        if factor != 1.0:
-            optimizer = self._model.optimizer
-            optimizer.learning_rate.assign(optimizer.learning_rate * factor)
-            rate = f", the learning rate is {float(optimizer.learning_rate):.3g} now"
+        if self._on_nan.learning_rate != 1.0:
+            rate = _rates_told(
+                learning_rates.multiply(self._model, self._on_nan.learning_rate)
+            )
         self._say(
             f"{error.found} at step {step}: the weights are those of "
             f"{committed.record.name} again{rate}; the data go on "
@@ -288,3 +321,10 @@ class Poisoning:
             self._store.note("poisoned", step=step, found=error.found, policy=policy)
         except (OSError, PersistError) as failure:
             self._say(f"The journal could not be written: {failure}")
+
+
+def _rates_told(rates: list[float]) -> str:
+    if not rates:
+        return ", the learning rate could not be changed"
+    verb = "the learning rate is" if len(rates) == 1 else "the learning rates are"
+    return f", {verb} {', '.join(f'{rate:.3g}' for rate in rates)} now"

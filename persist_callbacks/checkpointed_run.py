@@ -16,7 +16,12 @@ from typing import Any, Literal
 import numpy as np
 
 from persist_callbacks import environment, handing_over, tracing
-from persist_callbacks.answering import Answerer, OnNan, Poisoning
+from persist_callbacks.answering import (
+    Answerer,
+    OnNan,
+    Poisoning,
+    require_rates,
+)
 from persist_callbacks.capturing import Boundary, Capturer, Snapshot
 from persist_callbacks.errors import (
     CheckpointNotFound,
@@ -107,6 +112,7 @@ class CheckpointedRun:
         self.resume_point: ResumePoint | None = None
         self._thread = threading.current_thread()
 
+        require_rates(options.on_nan, self._model)
         if self._fit is not None:
             model_building.build_rest(self._model, self._fit.data.element_spec())
         self._recovery = self._find_recovery()

@@ -27,7 +27,7 @@ from persist_callbacks import (
     periodic_checkpoint,
     saving,
 )
-from persist_callbacks.errors import PersistWarning, PoisonedWeights
+from persist_callbacks.errors import ArgumentError, PersistWarning, PoisonedWeights
 from persist_callbacks.records import Position
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.storage.store import Store
@@ -967,8 +967,34 @@ def test_rollback(tmp_path, capsys):
             on_nan="rollback",
             rollback_times=2,
         )
-    with pytest.raises(PoisonedWeights, match="finite weights"):
+    with pytest.raises(
+        PoisonedWeights, match=r"no checkpoint to go back to\..*steps\.$"
+    ):
         train_poisoned(linear(), tmp_path / "first", 1, on_nan="rollback")
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_rollback_lowers_the_rate_of_each_optimizer(tmp_path, capsys):
+    """Also of those that fit does not know of, beside one that nobody uses."""
+    model = linear()
+    model.pair = {"one": keras.optimizers.SGD(0.2), "two": [keras.optimizers.Adam(0.4)]}
+    options = {"on_nan": "rollback", "rollback_learning_rate": 0.5, "verbose": 1}
+    train_poisoned(model, tmp_path, 5, **options)
+    assert "the learning rates are 0.05, 0.1, 0.2 now" in capsys.readouterr().out
+    rates = [model.optimizer, model.pair["one"], model.pair["two"][0]]
+    assert [float(each.learning_rate) for each in rates] == pytest.approx(
+        [0.05, 0.1, 0.2]
+    )
+
+
+def test_a_rate_that_a_rollback_cannot_lower_is_refused_before_training(tmp_path):
+    """One that a schedule computes: after hours it would be too late to say so."""
+    schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)
+    options = {"on_nan": "rollback", "rollback_learning_rate": 0.5}
+    with pytest.raises(ArgumentError, match=r"a schedule .*computes \(SGD\)"):
+        train_poisoned(linear(schedule), tmp_path, **options)
+    assert not list(tmp_path.iterdir())
+    train_poisoned(linear(schedule), tmp_path, on_nan="rollback")
 
 
 @pytest.mark.usefixtures("synchronous")
