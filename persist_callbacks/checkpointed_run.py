@@ -59,6 +59,7 @@ from persist_callbacks.training.fit_loop import (
     Tail,
     UnsavedOps,
 )
+from persist_callbacks.training.stray_variables import StrayVariables
 from persist_callbacks.watchers import Watcher
 
 # Of all tails the checkpoint's comes first: an export may want the best checkpoint.
@@ -140,6 +141,7 @@ class CheckpointedRun:
         self._rehearsed = 0
         self._resumed_at = ""
         self._ops_told = self._test_told = False
+        self._stray = StrayVariables()
         self._refresh_due = True
         self._meta: bytes | None = None
         self._meta_asked = False
@@ -587,15 +589,22 @@ class CheckpointedRun:
 
     def _doubts(self, data: FitData) -> list[str]:
         """Say what may keep a resumed run from being as it was without a stop."""
+        doubts = list(data.doubts())
         held = callback_state.reshuffling(self._siblings())
-        if not held:
-            return data.doubts()
-        return [
-            *data.doubts(),
-            f"callbacks hold data that reshuffle ({', '.join(held)}), and whose orders "
-            "begin again on resume: exact if the callbacks do not go through them, or "
-            "make them anew each time",
-        ]
+        if held:
+            doubts.append(
+                f"callbacks hold data that reshuffle ({', '.join(held)}), and whose "
+                "orders begin again on resume: exact if the callbacks do not go "
+                "through them, or make them anew each time"
+            )
+        drawn = callback_state.iterators(self._siblings())
+        if drawn:
+            doubts.append(
+                f"callbacks hold iterators ({', '.join(drawn)}), which begin again on "
+                "resume: exact if the callbacks do not draw from them, or make them "
+                "anew each epoch"
+            )
+        return doubts
 
     def _before_step(self, iterator: Any) -> None:
         """Save if something asks for it: here alone training is captured."""
@@ -615,6 +624,9 @@ class CheckpointedRun:
             self._capturer.refresh()
             self._saver.expect(self._capturer.size)
             self._tell_of(self._doubts_about_steps())
+            self._stray = StrayVariables(
+                self._loop.variables_of_steps(), self._ids_of_saved()
+            )
         self._held = None
 
         def take() -> Snapshot:
@@ -891,6 +903,7 @@ class CheckpointedRun:
         self._progress.close()
         self._saver.close()
         self._iterator = self._rewinder = self._validation = None
+        self._stray = StrayVariables()
         self._loop.let_go()
 
     def _detach(self) -> None:
@@ -978,6 +991,17 @@ class CheckpointedRun:
                 f"The state of these callbacks is not saved: {', '.join(names)}. Give "
                 "them get_state() and set_state(state), with values that JSON can "
                 "hold.",
+                PersistWarning,
+                stacklevel=2,
+            )
+        stray = self._stray.found()
+        if stray:
+            more = f" and {len(stray) - 3} more" if len(stray) > 3 else ""
+            warnings.warn(
+                "A train step uses variables that change and are not saved, since "
+                f"nothing of the model holds them: {', '.join(stray[:3])}{more}. Make "
+                "them, or what has them, attributes of the model; what a callback sets "
+                "by the epoch's number alone may stay.",
                 PersistWarning,
                 stacklevel=2,
             )

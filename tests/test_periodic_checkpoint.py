@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import io
+import itertools
 import json
 import os
 import re
@@ -822,6 +824,84 @@ def test_data_of_callbacks_that_reshuffle_are_told_of(anew, tmp_path, capsys):
     fit(linear(), Pool(pool), again, epochs=2)
     assert capsys.readouterr().out.count(f"in doubt: {told}") == anew
     assert len(again.resume_point.report.doubts) == anew
+
+
+class Draws(keras.callbacks.Callback):
+    """Draws from what it holds, and may keep its place itself."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.source = source
+        self.log = io.StringIO()
+
+    def on_train_batch_end(self, batch, logs=None):
+        next(self.source)
+
+
+class KeepsItsPlace(Draws):
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize("endless", [itertools.count, lambda: iter(numbers())])
+def test_iterators_of_callbacks_are_told_of(endless, tmp_path, capsys):
+    """Where they stand cannot be put back, nor be seen to have changed."""
+    told = "callbacks hold iterators (Draws.source), which begin again on resume"
+    fit(linear(), Draws(endless()), ours(tmp_path / "run", verbose=1), epochs=1)
+    assert capsys.readouterr().out.count(f"If this run is resumed: {told}") == 1
+    again = ours(tmp_path / "run", verbose=1)
+    fit(linear(), Draws(endless()), again, epochs=2)
+    assert capsys.readouterr().out.count(f"in doubt: {told}") == 1
+    fit(linear(), KeepsItsPlace(endless()), ours(tmp_path / "other", verbose=1))
+    assert "hold iterators" not in capsys.readouterr().out
+
+
+def numbers():
+    return tf.data.Dataset.counter()
+
+
+@pytest.mark.parametrize("changes", ["by the step", "by a callback", "not at all"])
+def test_variables_of_a_step_that_nothing_holds_are_warned_of(changes, tmp_path):
+    """Once; not of those that stay as they are, which the script makes anew."""
+    factor = tf.Variable(1.0, name="factor")
+    noise = keras.random.SeedGenerator(3, name="noise")
+
+    class Closes(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.inner = keras.layers.Dense(CLASSES)
+
+        def call(self, x, training=False):
+            if training and changes == "by the step":
+                x += keras.random.normal(tf.shape(x), seed=noise)
+            return self.inner(x) * factor
+
+    def grow(batch, logs):
+        if changes == "by a callback":
+            factor.assign_add(0.1)
+
+    model = Closes()
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("adam", loss, metrics=["accuracy"])
+    grows = keras.callbacks.LambdaCallback(on_train_batch_end=grow)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model, grows, ours(tmp_path, every_steps=1), epochs=2)
+    told = [
+        str(each.message)
+        for each in caught
+        if "nothing of the model holds them" in str(each.message)
+    ]
+    found = {
+        "by the step": "noise/seed_generator_state int64[2].",
+        "by a callback": "factor float32[].",
+    }
+    assert len(told) == (changes in found)
+    if changes in found:
+        assert f"holds them: {found[changes]}" in told[0]
 
 
 def test_a_callback_that_is_kept_holds_no_data(tmp_path):

@@ -11,7 +11,7 @@ import functools
 import inspect
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,13 +140,17 @@ def restore(
 
 
 def ids_of_saved(model: Any) -> set[int]:
-    """Give the ids of the variables that are saved with a model.
+    """Give the ids of the variables that are saved with a model, and of their parts.
 
     Args:
         model: the Keras model.
     """
     live = variables.collect(model, randomness.seed_variables())
-    return {id(item.variable) for item in live}
+    found = {id(item.variable) for item in live}
+    for item in live:
+        if isinstance(item.variable, tf.distribute.DistributedValues):
+            found |= {id(part) for part in item.variable.values}
+    return found
 
 
 def reshuffling(callbacks: Iterable[Any]) -> list[str]:
@@ -156,6 +160,21 @@ def reshuffling(callbacks: Iterable[Any]) -> list[str]:
         for callback in callbacks
         for name, value in vars(callback).items()
         if isinstance(value, tf.data.Dataset) and pipeline.reshuffles(value)
+    ]
+
+
+def iterators(callbacks: Iterable[Any]) -> list[str]:
+    """Name the attributes of callbacks without the protocol that are iterators.
+
+    Where such a one stands is in nothing that Python can compare.
+    """
+    return [
+        f"{type(callback).__qualname__}.{name}"
+        for callback in callbacks
+        if not _has_protocol(callback) and not _is_of_keras(type(callback))
+        for name, value in vars(callback).items()
+        # A file goes through its lines.
+        if isinstance(value, Iterator) and not hasattr(value, "read")
     ]
 
 

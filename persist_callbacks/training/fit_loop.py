@@ -254,10 +254,7 @@ class FitLoop:
 
     def unsaved_ops(self) -> UnsavedOps:
         """Find what the train function, if it is traced, does that is not saved."""
-        function: Any = None if self._wrapped is None else self._wrapped.run
-        while isinstance(function, _Wrapped):
-            function = function.run
-        return _unsaved(function)
+        return _unsaved(self._train_function())
 
     def unsaved_test_ops(self) -> UnsavedOps | None:
         """Find what the test function does that is not saved; None before it is traced.
@@ -266,6 +263,18 @@ class FitLoop:
         """
         function = getattr(self._model, "test_function", None)
         return _unsaved(function) if _traced(function) else None
+
+    def variables_of_steps(self) -> list[Any]:
+        """List the variables that the train function uses, as far as it is traced."""
+        traced = _traced(self._train_function())
+        return [variable for one in traced for variable in one.graph.variables]
+
+    def _train_function(self) -> Any:
+        """Return the train function itself, whoever has wrapped it."""
+        function: Any = None if self._wrapped is None else self._wrapped.run
+        while isinstance(function, _Wrapped):
+            function = function.run
+        return function
 
     def let_go(self) -> None:
         """Hold on to fit's data no longer: buffers of its iterator may be large."""
