@@ -140,6 +140,8 @@ class CheckpointedRun:
         self._rewinder: data_position.Rewinder | None = None
         self._rehearsed = 0
         self._resumed_at = ""
+        # In a loop of the user's own, until the first step's begin hooks are over.
+        self._again: Recovery | None = None
         self._ops_told = self._test_told = False
         self._stray = StrayVariables()
         self._refresh_due = True
@@ -376,6 +378,8 @@ class CheckpointedRun:
                 recovery.put_back_seeds()
                 # What the next epoch's begin does comes on top of it, as it would have.
                 self._is_whole = whole
+        if self._fit is None and not recovery.ended_an_epoch:
+            self._again = recovery
         if over or self._fit is None:
             self._resumed(recovery, quietly=over)
         elif recovery.state.position.batch:
@@ -408,9 +412,22 @@ class CheckpointedRun:
             return
         self._step += batch - self._batch
         self._batch = self._drawn = batch
+        self._put_back_again()
         self._note_progress()
         self._before_step(None)
         self._trained = self._in_batch = True
+
+    def _put_back_again(self) -> None:
+        """Undo what begin hooks have done once more, as was captured after them."""
+        recovery, self._again = self._again, None
+        if recovery is None:
+            return
+        position = recovery.state.position
+        if (self._epoch, self._batch) == (position.epoch, position.batch):
+            recovery.put_back_variables(self._model)
+            recovery.put_back_callbacks(self._siblings())
+            recovery.put_back_seeds()
+        recovery.forget_tensors()
 
     def see_to_train_function(self) -> None:
         """Stay between fit and its train function, whoever has made that anew."""
@@ -572,10 +589,11 @@ class CheckpointedRun:
             if not quietly:
                 # A step that was rehearsed has shown what it draws.
                 doubts = [*self._doubts(self._fit.data), *self._doubts_about_steps()]
-        recovery.note_settings(self._settings)
+        self._settings = recovery.note_settings(self._settings)
         in_fit = self._fit is not None
         self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
-        recovery.forget_tensors()
+        if self._again is None:
+            recovery.forget_tensors()
         try:
             self._store.note("resumed", **point.as_event())
         except SaveFailed as error:
@@ -902,7 +920,7 @@ class CheckpointedRun:
             self._saver.abandon()
         self._progress.close()
         self._saver.close()
-        self._iterator = self._rewinder = self._validation = None
+        self._iterator = self._rewinder = self._validation = self._again = None
         self._stray = StrayVariables()
         self._loop.let_go()
 

@@ -316,14 +316,28 @@ class Recovery:
         """Take note of what of the data's own state could not be put back."""
         self._left_out["data"] = list(left_out)
 
-    def note_settings(self, now: Mapping[str, str]) -> None:
-        """Take note of what this script asks for that the one before did not."""
+    def note_settings(self, now: Mapping[str, str]) -> dict[str, str]:
+        """Take note of what this script asks for that the one before did not.
+
+        Returns:
+            What it asks for: a learning rate that was saved, and that the model has got
+            back by now, nobody has asked for.
+        """
+        before, asked = self.state.settings, dict(now)
+        rates = [
+            settings.text(float(self.tensors()[info.key]))
+            for info in self.state.variables
+            if info.role == "optimizer" and info.key.endswith("/learning_rate")
+        ]
+        if asked.get(settings.RATE) in rates and settings.RATE in before:
+            asked[settings.RATE] = before[settings.RATE]
         self._left_out["settings"] = [
             f"{difference}; what was saved goes on"
             if "optimizer's" in difference
             else difference
-            for difference in settings.differences(self.state.settings, now)
+            for difference in settings.differences(before, asked)
         ]
+        return asked
 
     def can_rehearse(self, steps: int) -> bool:
         """Whether steps can be taken before the restore without losing the place.

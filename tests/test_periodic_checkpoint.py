@@ -24,7 +24,7 @@ import pytest
 import tensorflow as tf
 
 from loops import CLASSES, FEATURES, Crash, CrashAt, data
-from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks import PeriodicCheckpoint, resume
 from persist_callbacks.checkpointed_run import CheckpointedRun
 from persist_callbacks.errors import (
     ArgumentError,
@@ -660,6 +660,61 @@ def test_a_loop_of_ones_own(tmp_path):
     for one, other in zip(expected.variables, model.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     assert int(model.optimizer.iterations.numpy()) == 21
+
+
+class Cycles(keras.callbacks.Callback):
+    """Counts where a batch begins, by the protocol, and sets the rate by it."""
+
+    def __init__(self):
+        super().__init__()
+        self.begun = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.begun += 1
+        self.model.optimizer.learning_rate.assign(0.01 + 0.01 * (self.begun % 5))
+
+    def get_state(self):
+        return {"begun": self.begun}
+
+    def set_state(self, state):
+        self.begun = state["begun"]
+
+
+class Jumps(keras.callbacks.Callback):
+    """Draws the rate where a batch begins."""
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.model.optimizer.learning_rate.assign(0.1 * np.random.rand())
+
+
+def decays():
+    return keras.callbacks.LearningRateScheduler(lambda epoch, rate: rate * 0.7)
+
+
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("make", [decays, Cycles, Jumps])
+@pytest.mark.parametrize("every", [4, 7])
+def test_begin_hooks_count_once_in_a_loop_of_ones_own(make, every, tmp_path):
+    """A step in an epoch's middle, or its first, is captured after all of them."""
+
+    def fresh():
+        keras.utils.set_random_seed(3)
+        return linear()
+
+    expected = fresh()
+    own_loop(expected, ours(tmp_path / "other"), make())
+
+    run = tmp_path / "run"
+    with pytest.raises(Crash):
+        own_loop(fresh(), ours(run, every_steps=every), make(), crash=11)
+    callback, model = ours(run, every_steps=every), fresh()
+    # As the loop of the sample does.
+    resume(model, run)
+    own_loop(model, callback, make())
+    assert callback.resume_point.report.not_restored == ()
+    both = [(each.variables, each.optimizer.variables) for each in (expected, model)]
+    for one, other in zip(*(keras.tree.flatten(each) for each in both), strict=True):
+        np.testing.assert_array_equal(one, other)
 
 
 def test_hooks_called_by_hand_are_refused(tmp_path):

@@ -15,6 +15,7 @@ from typing import Any
 # Arguments of fit that change what its steps do.
 _ARGUMENTS = ("batch_size", "class_weight", "shuffle")
 _LONGEST = 80
+RATE = "the optimizer's learning_rate"
 
 
 def describe(model: Any, fit_arguments: Mapping[str, Any]) -> dict[str, str]:
@@ -30,13 +31,13 @@ def describe(model: Any, fit_arguments: Mapping[str, Any]) -> dict[str, str]:
     found: dict[str, str] = {}
     for name in _ARGUMENTS:
         if name in fit_arguments:
-            found[f"fit's {name}"] = _text(fit_arguments[name])
-    found["the loss"] = _text(getattr(model, "loss", None))
+            found[f"fit's {name}"] = text(fit_arguments[name])
+    found["the loss"] = text(getattr(model, "loss", None))
     optimizer = getattr(model, "optimizer", None)
     if optimizer is not None:
         for name, value in _config(optimizer).items():
             if name != "name":
-                found[f"the optimizer's {name}"] = _text(value)
+                found[f"the optimizer's {name}"] = text(value)
     layers = getattr(model, "layers", None) or []
     for number, layer in enumerate(layers):
         config = {k: v for k, v in _config(layer).items() if k != "name"}
@@ -72,7 +73,8 @@ def _config(what: Any) -> dict[str, Any]:
     return {}
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Put a setting into words, the same for equal ones."""
     if hasattr(value, "get_config"):
         config = {k: v for k, v in _config(value).items() if k != "name"}
         return f"{type(value).__name__} {_short(config)}"
