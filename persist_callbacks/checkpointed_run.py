@@ -425,7 +425,7 @@ class CheckpointedRun:
         position = recovery.state.position
         if (self._epoch, self._batch) == (position.epoch, position.batch):
             recovery.put_back_variables(self._model)
-            recovery.put_back_callbacks(self._siblings())
+            recovery.put_back_callbacks(self._siblings(), step_has_begun=True)
             recovery.put_back_seeds()
         recovery.forget_tensors()
 
@@ -503,7 +503,7 @@ class CheckpointedRun:
         )
         if not self._is_whole:
             drawn = self._put_back_all_variables(recovery, run, iterator)
-            recovery.put_back_callbacks(self._siblings())
+            recovery.put_back_callbacks(self._siblings(), step_has_begun=True)
         rewinder.restore(
             recovery.tensors(),
             already_drawn=drawn,

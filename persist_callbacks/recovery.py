@@ -296,10 +296,20 @@ class Recovery:
         keys = [key for key, _ in pairs]
         training_variables.restore(pairs, bundle.read(self.committed.prefix, keys))
 
-    def put_back_callbacks(self, callbacks: Iterable[Any]) -> None:
-        """Give each callback the state that it had."""
+    def put_back_callbacks(
+        self, callbacks: Iterable[Any], *, step_has_begun: bool = False
+    ) -> None:
+        """Give each callback the state that it had.
+
+        Args:
+            callbacks: the callbacks of this run.
+            step_has_begun: whether they have had the begin hooks of the next step.
+        """
         self._left_out["callbacks"] = callback_state.restore(
-            callbacks, self.state.callbacks, self.tensors()
+            callbacks,
+            self.state.callbacks,
+            self.tensors(),
+            step_has_begun=step_has_begun,
         )
 
     def put_back_seeds(self, *, but_python: bool = False) -> None:

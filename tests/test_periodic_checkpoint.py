@@ -854,6 +854,37 @@ def test_what_the_models_own_steps_draw_is_told_of(tmp_path, capsys):
     assert "a train step draws random" not in said
 
 
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("crash", [6, 9])
+def test_tensorboard_writes_of_the_step_that_it_counts(crash, tmp_path):
+    """The first step of a resumed run is chosen by the count that was put back."""
+    pytest.importorskip("tensorboard")
+
+    def board():
+        return keras.callbacks.TensorBoard(
+            tmp_path / "board", update_freq=2, write_graph=False
+        )
+
+    with pytest.raises(Crash):
+        fit(
+            linear(),
+            *(board(), CrashAt(crash), ours(tmp_path / "run", every_steps=3)),
+        )
+    before = set((tmp_path / "board").rglob("*tfevents*"))
+    again = ours(tmp_path / "run", every_steps=3)
+    fit(linear(), board(), again)
+    first = again.resume_point.step + 1
+    files = set((tmp_path / "board").rglob("*tfevents*")) - before
+    records = tf.data.TFRecordDataset([str(path) for path in files])
+    events = map(tf.compat.v1.Event.FromString, records.as_numpy_iterator())
+    steps = [
+        event.step
+        for event in events
+        if any(value.tag == "batch_loss" for value in event.summary.value)
+    ]
+    assert sorted(steps) == [step for step in range(first, 15) if step % 2 == 0]
+
+
 class Pool(keras.callbacks.Callback):
     """Evaluates on data of its own."""
 

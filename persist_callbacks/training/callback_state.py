@@ -104,6 +104,8 @@ def restore(
     callbacks: Iterable[Any],
     states: Iterable[CallbackState],
     arrays: Mapping[str, Any],
+    *,
+    step_has_begun: bool = False,
 ) -> list[str]:
     """Put the callbacks' states back.
 
@@ -111,6 +113,7 @@ def restore(
         callbacks: the callbacks of this run.
         states: from `capture`.
         arrays: the arrays that the states refer to.
+        step_has_begun: whether begin hooks of a step were called, with other states.
 
     Returns:
         A sentence for each state or callback that has no counterpart.
@@ -135,8 +138,19 @@ def restore(
             for name in names or ():
                 if name in values:
                     setattr(callback, name, values[name])
+            if step_has_begun and isinstance(callback, keras.callbacks.TensorBoard):
+                _write_of_step(callback)
     left_out += [f"{kind} is not among the callbacks any more" for kind, _ in waiting]
     return left_out
+
+
+def _write_of_step(board: keras.callbacks.TensorBoard) -> None:
+    """Let TensorBoard write of the step that it counts, if it is one to write of.
+
+    It has chosen by its count as a step began; how has no public name.
+    """
+    board._pop_writer()
+    board._push_writer(board._train_writer, board._global_train_batch)
 
 
 def ids_of_saved(model: Any) -> set[int]:
