@@ -74,6 +74,14 @@ class Answerer:
             SystemExit: after any other request to stop.
         """
         self.answer_stop(step, take, release)
+        for watcher, error in self._interruptions.take_failures():
+            warnings.warn(
+                f"{type(watcher).__name__}.notice() raised {type(error).__name__}: "
+                f"{error}. It is asked again every {watcher.seconds:g} s; until it "
+                "answers, no notice of its kind is seen.",
+                PersistWarning,
+                stacklevel=2,
+            )
         if self._saver.busy:
             return
         request = self._interruptions.take_save()

@@ -10,6 +10,7 @@ import os
 import signal
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -93,6 +94,7 @@ class Interruptions:
         self._looked_at = 0.0
         self._process = os.getpid()
         self._closing = threading.Event()
+        self._failures: deque[tuple[Watcher, Exception]] = deque()
         self._wakeups = Wakeups(self._arrived)
         # When signals came that the main thread may not have come to yet.
         self._arrivals: dict[int, float] = {}
@@ -175,6 +177,13 @@ class Interruptions:
         request, self._save = self._save, None
         return request
 
+    def take_failures(self) -> list[tuple[Watcher, Exception]]:
+        """Return the watchers that raised for the first time, and what; once."""
+        found = []
+        while self._failures:
+            found.append(self._failures.popleft())
+        return found
+
     def _take_over(self, number: int) -> None:
         before = signal.getsignal(number)
         # Whoever ignores a signal has reasons, as nohup has; None was set by C code,
@@ -242,8 +251,16 @@ class Interruptions:
         self.on_stop(request)
 
     def _watch(self, watcher: Watcher) -> None:
+        failed = False
         while not self._closing.is_set():
-            notice = watcher.notice()
+            notice = None
+            try:
+                notice = watcher.notice()
+            except Exception as error:  # noqa: BLE001 - it is the user's code
+                # What cannot be looked up now may be there to see the next time.
+                if not failed:
+                    self._failures.append((watcher, error))
+                failed = True
             if notice is not None:
                 if self._stop is None:
                     self._ask_to_stop(Request(notice, True, time.monotonic()))

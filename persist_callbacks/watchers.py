@@ -2,7 +2,8 @@
 
 Each looks where its cloud announces it, from a thread of its own. One of your own is
 any object with ``seconds``, the time between two looks, and ``notice()``, which returns
-None or a short text; it must not raise, and must return within a few seconds.
+None or a short text, and must do so within a few seconds. Of one that raises is warned,
+once, and it is asked again.
 """
 
 from __future__ import annotations

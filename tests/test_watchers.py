@@ -6,12 +6,14 @@ import http.server
 import json
 import threading
 import time
+import warnings
 
 import keras
 import pytest
 
 from loops import data, sequential
 from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks.errors import PersistWarning
 from persist_callbacks.storage.store import Store
 from persist_callbacks.watchers import AzureScheduledEvents, Ec2Spot, GcePreemption
 
@@ -147,3 +149,37 @@ def test_a_notice_stops_a_run_as_sigterm_does(metadata, tmp_path):
     assert event["reason"] == "Compute Engine's notice of preemption"
     assert event["safe"]
     assert 3 <= event["step"] < 25
+
+
+def test_one_that_raises_is_told_of_and_asked_again(tmp_path):
+    """Its notice stops the run when it answers after all."""
+
+    class Stumbles:
+        seconds = 0.01
+        asked = 0
+
+        def notice(self):
+            self.asked += 1
+            if told and self.asked > 2:
+                return "a notice"
+            raise ConnectionError(f"no answer {self.asked}")
+
+    class Told(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch, logs=None):
+            told.extend(caught)
+            time.sleep(0.02)
+
+    told = []
+    x, y = data()
+    ours = PeriodicCheckpoint(tmp_path / "run", watchers=[Stumbles()], verbose=0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", PersistWarning)
+        with pytest.raises(SystemExit):
+            sequential().fit(
+                x, y, batch_size=2, epochs=99, verbose=0, callbacks=[Told(), ours]
+            )
+    (warning,) = (each for each in caught if each.category is PersistWarning)
+    assert str(warning.message) == (
+        "Stumbles.notice() raised ConnectionError: no answer 1. It is asked again "
+        "every 0.01 s; until it answers, no notice of its kind is seen."
+    )
