@@ -9,7 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from persist_callbacks import paths
-from persist_callbacks.errors import CheckpointNotFound, FormatTooNew, PersistError
+from persist_callbacks.errors import (
+    CheckpointNotFound,
+    CheckpointUnreadable,
+    FormatTooNew,
+    PersistError,
+)
 from persist_callbacks.storage import (
     bundle,
     checkpoint_files,
@@ -55,17 +60,20 @@ class VerifiedCheckpoint:
         tensors: how many were read.
         findings: what was found; none if all is well.
         newer: whether it is for a newer persist_callbacks to judge.
+        unread: whether it could not be read here, and may well be sound.
     """
 
     path: Path
     tensors: int
     findings: tuple[Finding, ...] = ()
     newer: bool = False
+    unread: bool = False
 
     @property
     def sound(self) -> bool:
         """Whether a run of this version can go on from it."""
-        return not self.newer and not any(finding.damage for finding in self.findings)
+        judged = not self.newer and not self.unread
+        return judged and not any(finding.damage for finding in self.findings)
 
 
 @dataclass(frozen=True)
@@ -192,7 +200,13 @@ def _examine(folder: Path, finite: bool) -> VerifiedCheckpoint | None:
     except Vanished:
         return None
     except FormatTooNew as error:
-        return VerifiedCheckpoint(folder, 0, (_newer(folder.name, error),), newer=True)
+        return VerifiedCheckpoint(
+            folder, 0, (_not_judged(folder.name, error),), newer=True
+        )
+    except CheckpointUnreadable as error:
+        return VerifiedCheckpoint(
+            folder, 0, (_not_judged(folder.name, error),), unread=True
+        )
     except PersistError as error:
         return VerifiedCheckpoint(folder, 0, (_finding(folder.name, error),))
     contents = _Contents(committed, finite)
@@ -239,7 +253,7 @@ class _Contents:
             state = training_state.load(data, where)
         except FormatTooNew as error:
             self.newer = True
-            yield _newer(where, error)
+            yield _not_judged(where, error)
             return
         except PersistError as error:
             yield _finding(where, error)
@@ -306,7 +320,7 @@ def _beside(store: Store, verified: list[VerifiedCheckpoint]) -> Iterator[Findin
         yield _finding(journal.NAME, error)
 
 
-def _newer(where: str, error: FormatTooNew) -> Finding:
+def _not_judged(where: str, error: PersistError) -> Finding:
     what = f"expected {error.expected}, found {error.found}. {error.advice}"
     return Finding(where, what, damage=False)
 
@@ -334,6 +348,7 @@ def as_json(verification: Verification) -> dict[str, Any]:
                 "name": one.path.name,
                 "sound": one.sound,
                 "newer_format": one.newer,
+                "not_readable": one.unread,
                 "tensors": one.tensors,
                 "findings": each(one.findings),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import pytest
 import xxhash
 from click.testing import CliRunner
 
+from another_user import as_another_user, folder_for_all
 from loops import data, save_at_once, sequential
 from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.cli import commands
@@ -276,6 +278,28 @@ def test_a_newer_format(name: str, run: Path) -> None:
     assert result.output.splitlines()[-1] == "1 of 2 checkpoints sound"
     told = json.loads(call("verify", run, "--json").output)
     assert [each["newer_format"] for each in told["checkpoints"]] == [False, True]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+@pytest.mark.parametrize("name", [MANIFEST, DATA])
+def test_what_may_not_be_read(name: str, trained: Path) -> None:
+    """Nobody says that it is damaged: whoever may read it finds out."""
+    with folder_for_all() as folder:
+        run = shutil.copytree(trained, folder / "run")
+        for path in (run, *run.rglob("*")):
+            path.chmod(0o755)
+        (run / NEWEST / name).chmod(0)
+        with as_another_user():
+            found = verify(run)
+            result = call("verify", run)
+            told = json.loads(call("verify", run, "--json").output)
+    assert [each.sound for each in found.checkpoints] == [True, False]
+    assert [each.unread for each in found.checkpoints] == [False, True]
+    assert result.exit_code == 1
+    assert f"{NEWEST}: not readable\n  {NEWEST}" in result.output
+    assert "Permission denied" in result.output
+    assert "DAMAGED" not in result.output
+    assert [each["not_readable"] for each in told["checkpoints"]] == [False, True]
 
 
 def pruning(monkeypatch: pytest.MonkeyPatch, now: Any, then: Any) -> None:

@@ -33,9 +33,9 @@ def command(path: Path, as_json: bool, finite: bool) -> None:
     """Read every byte and every tensor of PATH and compare them with the manifests.
 
     PATH is a run directory, with all of its checkpoints, or one checkpoint's folder.
-    Exit code 0: all is sound; 1: something is damaged, or of a newer format; 2: a wrong
-    call, as where there is no run. Nothing is changed, and training may go on
-    meanwhile.
+    Exit code 0: all is sound; 1: something is damaged, of a newer format, or cannot be
+    read here; 2: a wrong call, as where there is no run. Nothing is changed, and
+    training may go on meanwhile.
     """
     from persist_callbacks import verifying
 
@@ -57,6 +57,8 @@ def command(path: Path, as_json: bool, finite: bool) -> None:
 def _verdict(found: VerifiedCheckpoint) -> str:
     if found.newer:
         return "newer format"
+    if found.unread:
+        return "not readable"
     return f"sound, {found.tensors} tensors" if found.sound else "DAMAGED"
 
 

@@ -1,17 +1,16 @@
 from __future__ import annotations
 
-import contextlib
 import os
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from fake_checkpoint import DATA, hidden, names, save, stage
 
+from another_user import as_another_user, folder_for_all
 from persist_callbacks.errors import (
     CheckpointDamaged,
     CheckpointNotFound,
@@ -474,42 +473,30 @@ def test_a_newer_format_is_not_passed_over(store: Store) -> None:
         store.newest_sound()
 
 
-@contextlib.contextmanager
-def as_another_user() -> Iterator[None]:
-    """Lose the rights that a superuser has; others have none to begin with."""
-    mine = os.geteuid()
-    if mine == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(mine)
-
-
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
 @pytest.mark.parametrize("name", [MANIFEST, DATA])
 def test_what_may_not_be_read_is_not_passed_over(name: str) -> None:
     """It may be sound, which whoever has the rights finds out."""
-    # Where any user may look, unlike in a folder of pytest's.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        with Store.open_for_writing(Path(folder) / "run") as store:
-            store.directory.chmod(0o755)
-            for step in (1, 2):
-                newest = save(store, step).path
-                for path in (newest, *newest.iterdir()):
-                    path.chmod(0o755)
-            (newest / name).chmod(0)
-            with (
-                as_another_user(),
-                pytest.raises(CheckpointUnreadable, match=f"2/{name}.*Permission"),
-            ):
-                store.newest_sound()
-            (newest / name).chmod(0o644)
-            with as_another_user():
-                found = store.newest_sound().committed
-            assert found is not None
-            assert found.record.position.step == 2
+    with (
+        folder_for_all() as folder,
+        Store.open_for_writing(folder / "run") as store,
+    ):
+        store.directory.chmod(0o755)
+        for step in (1, 2):
+            newest = save(store, step).path
+            for path in (newest, *newest.iterdir()):
+                path.chmod(0o755)
+        (newest / name).chmod(0)
+        with (
+            as_another_user(),
+            pytest.raises(CheckpointUnreadable, match=f"2/{name}.*Permission"),
+        ):
+            store.newest_sound()
+        (newest / name).chmod(0o644)
+        with as_another_user():
+            found = store.newest_sound().committed
+        assert found is not None
+        assert found.record.position.step == 2
 
 
 def test_the_checkpoint_file_is_not_needed(store: Store, tmp_path: Path) -> None:
