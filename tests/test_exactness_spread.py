@@ -32,6 +32,7 @@ SPREAD = (
     "PyDataset mixes: begin",
     "PyDataset mixes, steps_per_epoch",
     "PyDataset mixes, for validation",
+    "PyDatasets share a generator",
     "PyDataset counts in an array",
     "Python generator",
     "stateful RNN",

@@ -91,6 +91,45 @@ def restore(dataset: Any, record: dict[str, Any]) -> list[str]:
     ]
 
 
+def put_back_shared(dataset: Any, record: dict[str, Any], other: Any) -> None:
+    """Put back the generators of a data set that another one has too.
+
+    Args:
+        dataset: a data set.
+        record: from `capture` of it.
+        other: the other one.
+    """
+    kept = _of_shared(dataset, record, other, wanted=True)
+    restore(dataset, {"generators": kept})
+
+
+def without_shared(record: dict[str, Any], dataset: Any, other: Any) -> dict[str, Any]:
+    """Leave out of a record the generators that another data set has too.
+
+    Args:
+        record: from `capture`.
+        dataset: the data set that it is of.
+        other: the other one.
+    """
+    if "generators" not in record:
+        return record
+    kept = _of_shared(dataset, record, other, wanted=False)
+    return {**record, "generators": kept}
+
+
+def _of_shared(
+    dataset: Any, record: dict[str, Any], other: Any, *, wanted: bool
+) -> dict[str, Any]:
+    """Choose from a record the generators that are shared, or those that are not."""
+    theirs = {id(generator) for _, generator in generators(other)}
+    paths = {path for path, each in generators(dataset) if id(each) in theirs}
+    return {
+        path: state
+        for path, state in record.get("generators", {}).items()
+        if (path in paths) == wanted
+    }
+
+
 class ForgottenChanges:
     """Finds what changes in a data set without the two methods, and is not put back.
 

@@ -300,6 +300,7 @@ DATA = {
     "PyDataset augments, own methods": Combination(
         fit=feed(lambda: feeds.Counting("augment", workers=1), shuffle=False)
     ),
+    "PyDatasets share a generator": Combination(fit=feeds.sharing),
     "PyDataset counts in an array": Combination(
         fit=feed(lambda: feeds.Visiting(workers=1), shuffle=False)
     ),

@@ -249,6 +249,20 @@ class Batches(keras.utils.PyDataset):
             np.random.shuffle(self.order)
 
 
+def sharing(model: keras.Model, callbacks: list[Any]) -> Any:
+    """Train and validate on data sets that draw from one generator, by turns."""
+    given, held = (Batches("augment", workers=1) for _ in range(2))
+    held.random = given.random
+    return model.fit(
+        given,
+        validation_data=held,
+        epochs=EPOCHS,
+        shuffle=False,
+        verbose=0,
+        callbacks=callbacks,
+    )
+
+
 class Counting(Batches):
     """Draws from a source that nobody else can find, and saves it itself."""
 
