@@ -9,7 +9,8 @@ each family, not the smallest alone; ``--plain`` asks the runtimes to read the g
 they are before any rewriting. ``TF1_PYTHON`` and ``OPENCV4_PYTHON`` name interpreters
 that have TensorFlow 1.15 and OpenCV 4; ``--family kinds`` takes the small models of the
 tests. A cell that fails, where ``inspect --runtimes`` has told so before, shows the op
-in brackets. Ends with 1 if any other fails or differs by more than 1e-4.
+in brackets. Ends with 1 if any other fails or differs by more than 1e-4; where numbers
+are of some thousands and more, by that share of the largest.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from rich.table import Table
 
 CLIENTS = Path(__file__).resolve().parents[1] / "clients"
 LIMIT = 1e-4
+# Of larger numbers float32 has no four places after the point.
+LARGE = 1e3
 TIMEOUT = 900
 FACTS = ("before", "after", "largest")
 # How the table of runtimes calls them, where it does not by the same words.
@@ -90,7 +93,9 @@ def difference(folder: Path, expected: Any) -> float:
                 array = array.transpose(0, 2, 3, 1)
             if array.shape != live.shape:
                 return float("inf")
-            worst = max(worst, float(np.abs(array - live).max()))
+            largest = float(np.abs(live).max(initial=0.0))
+            share = largest if largest > LARGE else 1.0
+            worst = max(worst, float(np.abs(array - live).max()) / share)
     return worst
 
 
