@@ -643,7 +643,8 @@ class CheckpointedRun:
             self._saver.expect(self._capturer.size)
             self._tell_of(self._doubts_about_steps())
             self._stray = StrayVariables(
-                self._loop.variables_of_steps(), self._ids_of_saved()
+                self._loop.variables_of_steps(),
+                self._ids_of_saved() | callback_state.ids_of_kept(self._siblings()),
             )
         self._held = None
 

@@ -990,6 +990,64 @@ def test_variables_of_a_step_that_nothing_holds_are_warned_of(changes, tmp_path)
         assert f"holds them: {found[changes]}" in told[0]
 
 
+class Weighted(keras.Model):
+    """Its train step reaches a variable through a closure alone."""
+
+    def __init__(self, weight):
+        super().__init__()
+        self.inner = keras.layers.Dense(CLASSES)
+        self.weight = lambda: weight()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        self.compile("adam", loss)
+
+    def call(self, x, training=False):
+        return self.inner(x) * (self.weight() if training else 1.0)
+
+
+class Anneals(keras.callbacks.Callback):
+    """Moves a variable of its own with each batch, and keeps it."""
+
+    def __init__(self):
+        super().__init__()
+        self.beta = tf.Variable(1.0, name="beta")
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self.beta.assign_add(0.1)
+
+    def get_state(self):
+        return {"beta": float(self.beta)}
+
+    def set_state(self, state):
+        self.beta.assign(state["beta"])
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_variable_that_a_callback_keeps_is_not_warned_of(tmp_path):
+    anneals = Anneals()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        model = Weighted(lambda: anneals.beta)
+        fit(model, anneals, ours(tmp_path, every_steps=1), epochs=2)
+    assert not [each for each in caught if "nothing of the model" in str(each.message)]
+
+
+def test_a_variable_that_is_gone_since_it_was_traced_does_no_harm(tmp_path):
+    """The train function keeps what an earlier fit was traced with, for other data."""
+    held = [tf.Variable(1.0)]
+    model = Weighted(lambda: held[0])
+    x, y = data()
+    sets = [
+        tf.data.Dataset.from_tensor_slices((x, y.astype(each))).batch(8)
+        for each in ("int64", "int32")
+    ]
+    model.fit(sets[0], verbose=0)
+    held[0] = tf.Variable(1.0)
+    gc.collect()
+    callback = ours(tmp_path, every_steps=2)
+    model.fit(sets[1], verbose=0, callbacks=[callback])
+    assert callback.resume_point is None
+
+
 def test_a_callback_that_is_kept_holds_no_data(tmp_path):
     """An iterator may have large buffers."""
     seen, kept = [], ours(tmp_path / "run")

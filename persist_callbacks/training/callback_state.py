@@ -167,6 +167,16 @@ def ids_of_saved(model: Any) -> set[int]:
     return found
 
 
+def ids_of_kept(callbacks: Iterable[Any]) -> set[int]:
+    """Give the ids of variables that callbacks hold which keep their state."""
+    return {
+        id(prints.inner(variable))
+        for callback in callbacks
+        if _has_protocol(callback)
+        for variable in variables.held_by(callback)
+    }
+
+
 def reshuffling(callbacks: Iterable[Any]) -> list[str]:
     """Name the attributes of callbacks that are data sets which reshuffle."""
     return [

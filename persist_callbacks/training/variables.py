@@ -659,6 +659,19 @@ def _hanging_on(owner: Any, path: str) -> list[tuple[str, Any]]:
     return found
 
 
+def held_by(owner: Any) -> list[Any]:
+    """List the variables that an object of the user's own holds, as a callback."""
+    found = []
+    for _, value in _attributes(owner):
+        if isinstance(value, HOLDERS):
+            found.append(value.state)
+        elif isinstance(value, (keras.Variable, tf.Variable)):
+            found.append(value)
+        elif isinstance(value, (*_HELD, keras.Optimizer)):
+            found += value.variables
+    return found
+
+
 def is_foreign(kind: type) -> bool:
     """Whether a class is neither Keras' nor that of another known library."""
     return kind.__module__.split(".")[0] not in _LIBRARIES

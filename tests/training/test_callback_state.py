@@ -349,3 +349,26 @@ def test_a_log_into_a_pipe_has_no_rows_to_keep(tmp_path):
         each.on_train_end()
     assert os.read(reader, 999).split() == [b"epoch,loss,val_loss", b"0,1.0,NA"]
     os.close(reader)
+
+
+def test_variables_of_callbacks_that_keep_their_state_are_theirs():
+    """In the callback itself, in what it holds, and nothing of other callbacks."""
+
+    class Holds(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.beta = tf.Variable(0.0)
+            self.rest = {"noise": keras.random.SeedGenerator(1), "mean": [mean]}
+
+    class Keeps(Holds):
+        def get_state(self):
+            return {}
+
+        def set_state(self, state):
+            pass
+
+    mean = keras.metrics.Mean()
+    keeps = Keeps()
+    expected = [keeps.beta, keeps.rest["noise"].state.value]
+    expected += [each.value for each in mean.variables]
+    assert callback_state.ids_of_kept([Holds(), keeps]) == set(map(id, expected))
