@@ -857,32 +857,42 @@ def test_what_the_models_own_steps_draw_is_told_of(tmp_path, capsys):
 @pytest.mark.usefixtures("synchronous")
 @pytest.mark.parametrize("crash", [6, 9])
 def test_tensorboard_writes_of_the_step_that_it_counts(crash, tmp_path):
-    """The first step of a resumed run is chosen by the count that was put back."""
+    """The first step of a resumed run is chosen by the count that was put back.
+
+    Keras 3.7 does not choose by it, and writes of each.
+    """
     pytest.importorskip("tensorboard")
 
-    def board():
+    def board(where):
         return keras.callbacks.TensorBoard(
-            tmp_path / "board", update_freq=2, write_graph=False
+            tmp_path / where, update_freq=2, write_graph=False
         )
 
+    fit(linear(), board("whole"))
     with pytest.raises(Crash):
         fit(
             linear(),
-            *(board(), CrashAt(crash), ours(tmp_path / "run", every_steps=3)),
+            *(board("board"), CrashAt(crash), ours(tmp_path / "run", every_steps=3)),
         )
     before = set((tmp_path / "board").rglob("*tfevents*"))
     again = ours(tmp_path / "run", every_steps=3)
-    fit(linear(), board(), again)
+    fit(linear(), board("board"), again)
     first = again.resume_point.step + 1
-    files = set((tmp_path / "board").rglob("*tfevents*")) - before
+    after = set((tmp_path / "board").rglob("*tfevents*")) - before
+    whole = steps_of_batches((tmp_path / "whole").rglob("*tfevents*"))
+    assert whole
+    assert steps_of_batches(after) == [step for step in whole if step >= first]
+
+
+def steps_of_batches(files):
+    """List the steps that TensorBoard has written of."""
     records = tf.data.TFRecordDataset([str(path) for path in files])
     events = map(tf.compat.v1.Event.FromString, records.as_numpy_iterator())
-    steps = [
+    return sorted(
         event.step
         for event in events
         if any(value.tag == "batch_loss" for value in event.summary.value)
-    ]
-    assert sorted(steps) == [step for step in range(first, 15) if step % 2 == 0]
+    )
 
 
 class Pool(keras.callbacks.Callback):

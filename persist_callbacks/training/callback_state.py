@@ -147,10 +147,16 @@ def restore(
 def _write_of_step(board: keras.callbacks.TensorBoard) -> None:
     """Let TensorBoard write of the step that it counts, if it is one to write of.
 
-    It has chosen by its count as a step began; how has no public name.
+    It has chosen by its count as a step began; how has no public name. Older versions
+    choose once, as training begins, and a subclass may never do.
     """
-    board._pop_writer()
-    board._push_writer(board._train_writer, board._global_train_batch)
+    begin = keras.callbacks.TensorBoard.on_train_batch_begin
+    chooses = "_push_writer" in inspect.unwrap(begin).__code__.co_names
+    if not chooses or type(board).on_train_batch_begin is not begin:
+        return
+    if getattr(board, "_prev_summary_state", None):
+        board._pop_writer()
+        board._push_writer(board._train_writer, board._global_train_batch)
 
 
 def ids_of_saved(model: Any) -> set[int]:

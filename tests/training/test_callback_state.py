@@ -351,6 +351,25 @@ def test_a_log_into_a_pipe_has_no_rows_to_keep(tmp_path):
     os.close(reader)
 
 
+class OwnBoard(keras.callbacks.TensorBoard):
+    """Writes by itself, and has nothing to do with the writers of Keras' own."""
+
+    def on_train_begin(self, logs=None):
+        self._global_train_batch = 0
+
+    def on_train_batch_begin(self, batch, logs=None):
+        self._global_train_batch += 1
+
+
+@pytest.mark.parametrize("kind", [OwnBoard, keras.callbacks.TensorBoard])
+def test_a_tensorboard_that_has_no_writer_yet_is_put_back(kind, tmp_path):
+    boards = [kind(tmp_path, update_freq=2) for _ in range(2)]
+    boards[0]._global_train_batch = 7
+    states, arrays = callback_state.capture(boards[:1])
+    assert not callback_state.restore(boards[1:], states, arrays, step_has_begun=True)
+    assert boards[1]._global_train_batch == 7
+
+
 def test_variables_of_callbacks_that_keep_their_state_are_theirs():
     """In the callback itself, in what it holds, and nothing of other callbacks."""
 
