@@ -828,6 +828,10 @@ class CheckpointedRun:
             self._step += 1
             self._in_batch = False
         self._held = None
+        if self._again is not None:
+            # That step did not come.
+            self._again.forget_tensors()
+            self._again = None
         self._saver.pause()
         if self._recovery is not None and self._recovery.state.in_validation:
             # The script validates no more.

@@ -34,6 +34,7 @@ from persist_callbacks.errors import (
     SaveFailed,
     UnexpectedRun,
 )
+from persist_callbacks.recovery import Recovery
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import THREAD_NAME
 from persist_callbacks.watchers import Ec2Spot
@@ -1056,6 +1057,24 @@ def test_a_variable_that_is_gone_since_it_was_traced_does_no_harm(tmp_path):
     callback = ours(tmp_path, every_steps=2)
     model.fit(sets[1], verbose=0, callbacks=[callback])
     assert callback.resume_point is None
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_loop_that_begins_no_step_holds_no_tensors(tmp_path, monkeypatch):
+    """They are put back once more as the first step begins, which may never come."""
+    with pytest.raises(Crash):
+        own_loop(linear(), ours(tmp_path, every_steps=4), crash=11)
+    forgotten = []
+    monkeypatch.setattr(Recovery, "forget_tensors", lambda each: forgotten.append(each))
+    listed = keras.callbacks.CallbackList(
+        [ours(tmp_path, every_steps=4)], model=linear(), epochs=3
+    )
+    listed.on_train_begin()
+    assert not forgotten
+    for hook in (listed.on_epoch_begin, listed.on_epoch_end):
+        hook(1)
+    assert forgotten
+    listed.on_train_end()
 
 
 def test_a_callback_that_is_kept_holds_no_data(tmp_path):
