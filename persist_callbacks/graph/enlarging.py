@@ -176,10 +176,10 @@ def _facts(
 def _filled(node: Any, facts: _Facts, filters: Any, writer: Writer) -> _Facts:
     """Give a node a filter that reaches its output's end, by zeros at its own end."""
     more, over = facts.more(), facts.over()
-    valid = node.attr["padding"].s == b"VALID"
-    # The output begins where the first filter does, unless rows of that are cut off.
+    # The output begins where the first filter does, whatever the padding is called:
+    # where it goes on behind the last one, no rows are cut off.
     short = [
-        one is not None and other is not None and one > other and (valid or one == 0)
+        one is not None and other is not None and one > other
         for one, other in zip(more, over, strict=True)
     ]
     if not any(short) or filters.op != "Const" or not nd.has_plain_window(node):

@@ -210,6 +210,22 @@ def test_rows_after_the_last_filter(
     np.testing.assert_allclose(run(after), run(before), atol=1e-6)
 
 
+@pytest.mark.parametrize("kernel", [(1, 1), (2, 1), (2, 3)])
+def test_filters_that_do_not_reach_a_size_cut_off(kernel: tuple[int, int]) -> None:
+    """They are filled up to where the output ends."""
+
+    def build(x: Any) -> Any:
+        size = by_batch(x, 7 * 4 - 1, 5 * 4, 4)
+        return transposed(tf.nn.relu(x), kernel, 4, size)
+
+    before = graph_of(build)
+    after = transposed_convolution_sizes(before)
+    by_name = {node.name: node for node in after.node}
+    (made,) = (node for node in after.node if node.op == "Conv2DBackpropInput")
+    assert nd.constant_value(by_name[made.input[1]]).shape == (3, 4, 4, 3)
+    np.testing.assert_array_equal(run(after), run(before))
+
+
 def test_a_size_that_is_known() -> None:
     """It is a constant, whatever the padding."""
 

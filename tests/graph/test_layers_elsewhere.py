@@ -113,6 +113,18 @@ def test_output_padding(runtime: str, tmp_path: Path) -> None:
     check(runtime, of_pictures(layer, 5, 4, 3), tmp_path)
 
 
+@pytest.mark.parametrize("runtime", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("kernel", [1, 2])
+def test_output_padding_that_fills_no_stride(
+    runtime: str, kernel: int, tmp_path: Path
+) -> None:
+    """The filter reaches neither the output's end nor the stride's."""
+    layer = L.Conv2DTranspose(
+        3, kernel, strides=4, padding="same", output_padding=(kernel + 1, 2)
+    )
+    check(runtime, of_pictures(layer, 5, 4, 3), tmp_path)
+
+
 @pytest.mark.parametrize("runtime", ["opencv", "onnxruntime"])
 def test_local_response_normalization(runtime: str, tmp_path: Path) -> None:
     """OpenCV's defaults are others than TensorFlow's."""
