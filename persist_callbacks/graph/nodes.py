@@ -231,8 +231,17 @@ def has_plain_window(node: Any) -> bool:
     Args:
         node: a NodeDef with padding, and dilations perhaps.
     """
+    return not is_dilated(node) and node.attr["padding"].s in (b"SAME", b"VALID")
+
+
+def is_dilated(node: Any) -> bool:
+    """Whether a convolution's filter has gaps.
+
+    Args:
+        node: a NodeDef, with dilations perhaps.
+    """
     dilations = list(node.attr["dilations"].list.i) if "dilations" in node.attr else []
-    return set(dilations) <= {1} and node.attr["padding"].s in (b"SAME", b"VALID")
+    return not set(dilations) <= {1}
 
 
 def has_channels_last(node: Any) -> bool:

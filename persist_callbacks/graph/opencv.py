@@ -189,6 +189,11 @@ def _volume(node: Any, graph: Graph) -> Iterator[str]:
         yield "an order of axes that is not said, which it takes for that of pictures"
 
 
+def _transposed(node: Any, _: Graph) -> Iterator[str]:
+    if nd.is_dilated(node):
+        yield "a dilation, which it leaves out"
+
+
 def _parts(node: Any, graph: Graph) -> Iterator[str]:
     """Yield what it does not do where an axis is meant."""
     pictures = [ref for ref in node.input if graph.shapes[ref].rank == 4]
@@ -372,6 +377,7 @@ _RULES: Mapping[str, tuple[Callable[[Any, Graph], Iterator[str]], ...]] = {
         (of_pictures,),
     ),
     "BiasAdd": (bias,),
+    "Conv2DBackpropInput": (_transposed,),
     "Conv3D": (_volume,),
     "CropAndResize": (_crop,),
     "ExpandDims": (_expansion,),

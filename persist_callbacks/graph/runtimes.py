@@ -119,6 +119,8 @@ def _of_tensorflow_1(graph_def: Any) -> _Found:
         newer = {key for key in node.attr if not key.startswith("_")} - known[node.op]
         for key in sorted(newer):
             yield node.op, f"an attribute that it does not know, {key}"
+        if node.op == "Conv2DBackpropInput" and nd.is_dilated(node):
+            yield node.op, "a dilation, which it does not compute on a CPU"
     yield from _numbers_of_tensorflow_1(graph_def)
     convolutions = [node for node in graph_def.node if node.op == "Conv2D"]
     gathers = [node for node in graph_def.node if _gathers_by_row(node)]

@@ -185,6 +185,23 @@ def test_what_opencv_asks_of_ops(build: Any, op: str, reason: str) -> None:
     assert reason in said[op]
 
 
+@pytest.mark.parametrize("gaps", [False, True])
+def test_a_transposed_convolution_with_gaps(gaps: bool) -> None:
+    """OpenCV computes it as one without, and TensorFlow 1.15 not at all on a CPU."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = tf.compat.v1.placeholder(tf.float32, [2, 4, 4, 3], name="x")
+        dilations = 2 if gaps else 1
+        tf.nn.conv2d_transpose(x, EYE[None, None], x.shape, 1, dilations=dilations)
+    refusing = {
+        verdict.runtime
+        for verdict in judge(graph.as_graph_def())
+        for obstacle in verdict.obstacles
+        if "dilation" in obstacle.reason
+    }
+    assert refusing == ({"OpenCV 4 and 5", "TensorFlow 1.15"} if gaps else set())
+
+
 def test_an_attribute_that_is_newer() -> None:
     """TensorFlow 1.15 does not know it, even at its default."""
     graph_def = zoo.shared("attention").frozen()
