@@ -13,6 +13,11 @@ from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.writing import Writer, rewritten
 
 _PICTURE = 4
+# Numbers for each one of a row that a batch norm takes, three times four bytes; and as
+# many bytes as do not matter in any PB, else what share of it they may be.
+_PER_NUMBER = 12
+_FEW_BYTES = 65536
+_SHARE = 8
 # Number by number: as well after a Reshape as before it.
 _ACTIVATIONS = (
     *("Elu", "Exp", "LeakyRelu", "Relu", "Relu6", "Selu", "Sigmoid", "Softplus"),
@@ -51,9 +56,16 @@ def rows_to_pictures(
 
     def write(node: Any, writer: Writer) -> None:
         if node.name in found:
-            _write(node, by_name, writer, told_after=told_after, apart=apart)
+            _write(node, by_name, writer, most, told_after=told_after, apart=apart)
 
+    most = _most_channels(graph_def)
     return rewritten(graph_def, write)
+
+
+def _most_channels(graph_def: Any) -> int:
+    """Return for how long a row constants do not make the graph much larger."""
+    size = sum(node.ByteSize() for node in graph_def.node)
+    return int(max(size // _SHARE, _FEW_BYTES) // _PER_NUMBER)
 
 
 def _gives_pictures(node: Any, by_name: Mapping[str, Any]) -> bool:
@@ -73,6 +85,7 @@ def _write(
     node: Any,
     by_name: Mapping[str, Any],
     writer: Writer,
+    most: int,
     *,
     told_after: bool,
     apart: bool,
@@ -99,11 +112,12 @@ def _write(
         (f"activation_{place}", activation)
         for place, activation in enumerate(reversed(activations))
     ]
-    last = _same(writer, "pixel/told", pixel, row, dtype)
+    pooled = dtype != tf.float32 or row > most
+    last = _same(writer, "pixel/told", pixel, dtype, None if pooled else row)
     for part, step in steps:
         name = "" if part == steps[-1][0] else part
         if step is None:
-            last = _same(writer, name, last, picture[-1], dtype)
+            last = _same(writer, name, last, dtype, None if pooled else picture[-1])
         else:
             last = writer.copy(step, name, last, *step.input[1:])
 
@@ -127,14 +141,17 @@ def _forgotten(writer: Writer, source: str, size: int, dtype: tf.DType) -> str:
 
 
 def _same(
-    writer: Writer, part: str, source: str, channels: int, dtype: tf.DType
+    writer: Writer, part: str, source: str, dtype: tf.DType, channels: int | None
 ) -> str:
-    """Write the same numbers by an op on pictures."""
-    if dtype != tf.float32:
+    """Write the same numbers by an op on pictures: a pooling, or of so many channels.
+
+    TensorFlow folds the other one, where a pooling takes longer than all else around
+    it in a small network.
+    """
+    if channels is None:
         # The mean of each single pixel; a maximum would lose what is no number.
         once = {"ksize": [1, 1, 1, 1], "strides": [1, 1, 1, 1]}
         return writer.add("AvgPool", part, source, T=dtype, padding=b"VALID", **once)
-    # TensorFlow folds it, where a pooling takes longer than all else around it.
     own = part or "told"
     ones = np.ones(channels, np.float32)
     one = writer.constant(f"{own}/one", ones)

@@ -249,6 +249,15 @@ def test_what_tells_costs_tensorflow_nothing() -> None:
     assert not {op for op in count_ops(ran) if "BatchNorm" in op or "Pool" in op}
 
 
+def test_long_rows_do_not_make_a_small_pb_large(tmp_path: Path) -> None:
+    """Constants as long as the rows would be most of it."""
+    model = reading(lambda x: conv(2)(L.Reshape((96, 80, 3))(x)), (96 * 80 * 3,))
+    graph_def = simplified(model)
+    assert graph_def != simplified(model, without=["suit_opencv"])
+    assert graph_def.ByteSize() < 10_000
+    check("opencv", model, tmp_path)
+
+
 def _run(graph_def: Any, fed: Any, traced: Any = None) -> Any:
     read = {ref.split(":")[0] for node in graph_def.node for ref in node.input}
     outputs = sorted(node.name for node in graph_def.node if node.name not in read)
