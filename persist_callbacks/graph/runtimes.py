@@ -45,8 +45,9 @@ _NUMBER_BY_NUMBER = (
     *("Minimum", "Mul", "Neg", "Reshape", "Square", "Sub", "Tanh"),
 )
 _NO_FLOAT64_IN_ONNX = (
-    *("AvgPool", "Conv2D", "Conv2DBackpropInput", "Conv3D", "DepthwiseConv2dNative"),
-    *("Elu", "Erf", "ResizeBilinear", "Selu", "Softplus", "Tan"),
+    *("AvgPool", "Conv2D", "Conv2DBackpropInput", "Conv3D", "Conv3DBackpropInputV2"),
+    *("DepthwiseConv2dNative", "Elu", "Erf", "ResizeBilinear", "Selu", "Softplus"),
+    "Tan",
 )
 
 

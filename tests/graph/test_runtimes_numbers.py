@@ -109,6 +109,14 @@ REFUSED = {
         PICTURES,
         tf.float64,
     ),
+    "transposed_volume_of_float64": Case(
+        "onnxruntime",
+        lambda x: tf.nn.conv3d_transpose(x, WINDOW[None], (2, 4, 5, 6, 3), 1),
+        "Conv3DBackpropInputV2",
+        "float64",
+        (2, 4, 5, 6, 3),
+        tf.float64,
+    ),
     "pool_of_float64": Case(
         "onnxruntime",
         lambda x: tf.nn.avg_pool2d(x, 2, 2, "SAME"),
