@@ -756,8 +756,6 @@ class CheckpointedRun:
             self._validation = validation = self._fit.validation_data
             passed = self._validated
             beginning = self._validation_beginning or Beginning()
-            if not begun:
-                beginning = validation.without_shared(beginning, self._fit.data)
             validation.count_iterators(
                 passed.validation_iterators,
                 validation.beginning_of_validation(beginning),

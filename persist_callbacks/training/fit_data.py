@@ -579,10 +579,10 @@ class FitData:
         left_out = []
         if beginning.own is not None:
             left_out += python_data.restore(source, beginning.own)
-        theirs = training._py_dataset
-        if not begun and theirs is not source and end is not None and end.own:
-            # To look at a batch, fit has drawn from what both have.
-            python_data.put_back_shared(theirs, end.own, source)
+        if not begun and end is not None and end.own is not None:
+            # What both have is where training has brought it, but that fit has drawn
+            # from it since, to look at a batch.
+            python_data.put_back_shared(training._py_dataset, end.own, source)
         left_out += orders.put_back(beginning.order)
         if not begun:
             # What fit has done since the epoch's end, it has done to other data.
@@ -606,22 +606,6 @@ class FitData:
         if self._orders is None:
             return beginning
         return dataclasses.replace(beginning, own=None, order=Order())
-
-    def without_shared(self, beginning: Beginning, training: FitData) -> Beginning:
-        """Leave out generators that the data trained on have too.
-
-        These are where training has brought them by the time that a validation begins;
-        as they were when the checkpoint was taken, they would draw the same once more.
-
-        Args:
-            beginning: how an earlier process had left the data.
-            training: the data that the model is trained on.
-        """
-        ours, theirs = self._py_dataset, training._py_dataset
-        if ours is None or theirs is None or ours is theirs or not beginning.own:
-            return beginning
-        own = python_data.without_shared(beginning.own, ours, theirs)
-        return dataclasses.replace(beginning, own=own)
 
     def mark_end(self) -> None:
         """Keep how the next epoch's end leaves the data, for `count_validations`."""

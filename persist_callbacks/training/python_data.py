@@ -99,35 +99,10 @@ def put_back_shared(dataset: Any, record: dict[str, Any], other: Any) -> None:
         record: from `capture` of it.
         other: the other one.
     """
-    kept = _of_shared(dataset, record, other, wanted=True)
-    restore(dataset, {"generators": kept})
-
-
-def without_shared(record: dict[str, Any], dataset: Any, other: Any) -> dict[str, Any]:
-    """Leave out of a record the generators that another data set has too.
-
-    Args:
-        record: from `capture`.
-        dataset: the data set that it is of.
-        other: the other one.
-    """
-    if "generators" not in record:
-        return record
-    kept = _of_shared(dataset, record, other, wanted=False)
-    return {**record, "generators": kept}
-
-
-def _of_shared(
-    dataset: Any, record: dict[str, Any], other: Any, *, wanted: bool
-) -> dict[str, Any]:
-    """Choose from a record the generators that are shared, or those that are not."""
     theirs = {id(generator) for _, generator in generators(other)}
-    paths = {path for path, each in generators(dataset) if id(each) in theirs}
-    return {
-        path: state
-        for path, state in record.get("generators", {}).items()
-        if (path in paths) == wanted
-    }
+    shared = {path for path, each in generators(dataset) if id(each) in theirs}
+    saved = record.get("generators", {})
+    restore(dataset, {"generators": {k: v for k, v in saved.items() if k in shared}})
 
 
 class ForgottenChanges:
