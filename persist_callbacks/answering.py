@@ -290,12 +290,10 @@ class Poisoning:
 
     def _roll_back(self, error: PoisonedWeights, step: int) -> None:
         if self.rollbacks >= self._on_nan.times:
-            raise PoisonedWeights(
-                error.where,
-                expected=error.expected,
-                found=error.found,
-                advice=f"All {self._on_nan.times} rollbacks are used up. No checkpoint "
-                "is made of it; the one before stays the newest. Look at the learning "
+            raise _advising(
+                error,
+                f"All {self._on_nan.times} rollbacks are used up. No checkpoint is "
+                "made of it; the one before stays the newest. Look at the learning "
                 "rate and the data.",
             )
         try:
@@ -303,12 +301,10 @@ class Poisoning:
         except NoSoundCheckpoint:
             committed = None
         if committed is None:
-            raise PoisonedWeights(
-                error.where,
-                expected=error.expected,
-                found=error.found,
-                advice="There is no checkpoint to go back to. Look at the learning "
-                "rate and at the data of the first steps.",
+            raise _advising(
+                error,
+                "There is no checkpoint to go back to. Look at the learning rate and "
+                "at the data of the first steps.",
             )
         self.rollbacks += 1
         Recovery(self._store, committed).put_back_variables(self._model, metrics=False)
@@ -329,6 +325,13 @@ class Poisoning:
             self._store.note("poisoned", step=step, found=error.found, policy=policy)
         except (OSError, PersistError) as failure:
             self._say(f"The journal could not be written: {failure}")
+
+
+def _advising(error: PoisonedWeights, advice: str) -> PoisonedWeights:
+    """Give the same error with other advice."""
+    return PoisonedWeights(
+        error.where, expected=error.expected, found=error.found, advice=advice
+    )
 
 
 def _rates_told(rates: list[float]) -> str:

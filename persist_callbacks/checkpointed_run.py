@@ -16,12 +16,7 @@ from typing import Any, Literal
 import numpy as np
 
 from persist_callbacks import environment, handing_over, tracing
-from persist_callbacks.answering import (
-    Answerer,
-    OnNan,
-    Poisoning,
-    require_rates,
-)
+from persist_callbacks.answering import Answerer, OnNan, Poisoning, require_rates
 from persist_callbacks.capturing import Boundary, Capturer, Snapshot
 from persist_callbacks.errors import (
     CheckpointNotFound,
@@ -34,7 +29,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.interruptions import Interruptions
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
-from persist_callbacks.saving import Keep, Saver
+from persist_callbacks.saving import Keep, Saver, first_few
 from persist_callbacks.storage import cache_files, progress
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
@@ -1019,12 +1014,11 @@ class CheckpointedRun:
             )
         stray = self._stray.found()
         if stray:
-            more = f" and {len(stray) - 3} more" if len(stray) > 3 else ""
             warnings.warn(
                 "A train step uses variables that change and are not saved, since "
-                f"nothing of the model holds them: {', '.join(stray[:3])}{more}. Make "
-                "them, or what has them, attributes of the model; what a callback sets "
-                "by the epoch's number alone may stay.",
+                f"nothing of the model holds them: {first_few(stray)}. Make them, or "
+                "what has them, attributes of the model; what a callback sets by the "
+                "epoch's number alone may stay.",
                 PersistWarning,
                 stacklevel=2,
             )

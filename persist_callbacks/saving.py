@@ -216,14 +216,19 @@ def poisoned_weights(where: object, keys: Sequence[str], step: int) -> PoisonedW
         keys: the variables that are not.
         step: the step that comes next.
     """
-    more = f" and {len(keys) - 3} more" if len(keys) > 3 else ""
     return PoisonedWeights(
         where,
         expected=f"finite weights at step {step}",
-        found=f"NaN or infinity in {', '.join(keys[:3])}{more}",
+        found=f"NaN or infinity in {first_few(keys)}",
         advice="No checkpoint is made of it; the one before stays the newest. Look at "
         "the learning rate and the data, or let on_nan='rollback' go back.",
     )
+
+
+def first_few(names: Sequence[str]) -> str:
+    """Name three of many at most, and tell how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more
 
 
 def _prune(store: Store, keep: Keep, committed: Committed) -> list[str]:

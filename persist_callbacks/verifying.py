@@ -199,14 +199,12 @@ def _examine(folder: Path, finite: bool) -> VerifiedCheckpoint | None:
         committed = checkpoints.validate(folder)
     except Vanished:
         return None
-    except FormatTooNew as error:
-        return VerifiedCheckpoint(
-            folder, 0, (_not_judged(folder.name, error),), newer=True
+    except (FormatTooNew, CheckpointUnreadable) as error:
+        newer, finding = (
+            isinstance(error, FormatTooNew),
+            _not_judged(folder.name, error),
         )
-    except CheckpointUnreadable as error:
-        return VerifiedCheckpoint(
-            folder, 0, (_not_judged(folder.name, error),), unread=True
-        )
+        return VerifiedCheckpoint(folder, 0, (finding,), newer=newer, unread=not newer)
     except PersistError as error:
         return VerifiedCheckpoint(folder, 0, (_finding(folder.name, error),))
     contents = _Contents(committed, finite)

@@ -53,12 +53,12 @@ def rows_to_pictures(
         for node in suspects
         if shapes[node.input[0]].rank not in (None, _PICTURE)
     }
+    most = _most_channels(graph_def)
 
     def write(node: Any, writer: Writer) -> None:
         if node.name in found:
             _write(node, by_name, writer, most, told_after=told_after, apart=apart)
 
-    most = _most_channels(graph_def)
     return rewritten(graph_def, write)
 
 

@@ -186,9 +186,8 @@ def ids_of_kept(callbacks: Iterable[Any]) -> set[int]:
 def reshuffling(callbacks: Iterable[Any]) -> list[str]:
     """Name the attributes of callbacks that are data sets which reshuffle."""
     return [
-        f"{type(callback).__qualname__}.{name}"
-        for callback in callbacks
-        for name, value in vars(callback).items()
+        name
+        for name, value in _attributes(callbacks)
         if isinstance(value, tf.data.Dataset) and pipeline.reshuffles(value)
     ]
 
@@ -198,14 +197,19 @@ def iterators(callbacks: Iterable[Any]) -> list[str]:
 
     Where such a one stands is in nothing that Python can compare.
     """
+    users = [c for c in callbacks if not _has_protocol(c) and not _is_of_keras(type(c))]
     return [
-        f"{type(callback).__qualname__}.{name}"
-        for callback in callbacks
-        if not _has_protocol(callback) and not _is_of_keras(type(callback))
-        for name, value in vars(callback).items()
+        name
+        for name, value in _attributes(users)
         # A file goes through its lines.
         if isinstance(value, Iterator) and not hasattr(value, "read")
     ]
+
+
+def _attributes(callbacks: Iterable[Any]) -> Iterator[tuple[str, Any]]:
+    for callback in callbacks:
+        for name, value in vars(callback).items():
+            yield f"{type(callback).__qualname__}.{name}", value
 
 
 class ForgottenState:

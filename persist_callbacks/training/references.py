@@ -121,9 +121,21 @@ class References:
             return Taken(sums, self._keys, self._take(), self._unpack)
 
 
-def _value(handle: Any, variable: Any) -> Any:
+def read(handle: Any, dtype: tf.DType) -> Any:
+    """Read a variable where it is, without a copy, eagerly or in a graph.
+
+    A plain read would copy all of what a sparse update has been made to.
+
+    Args:
+        handle: the variable's.
+        dtype: the variable's.
+    """
     with tf.control_dependencies([tf.raw_ops.DisableCopyOnRead(resource=handle)]):
-        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
+        return tf.raw_ops.ReadVariableOp(resource=handle, dtype=dtype)
+
+
+def _value(handle: Any, variable: Any) -> Any:
+    value = read(handle, variable.dtype)
     if _is_on_host(variable):
         return value
     with tf.device(_HOST):

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from persist_callbacks.training import references
+
 # What moves a large variable moves its beginning too.
 _FEW = 100
 # How many are looked at at a time, each in some tens of microseconds of the train
@@ -48,14 +50,9 @@ class StrayVariables:
 
 
 def _beginning(variable: Any) -> bytes | None:
-    """Read the first numbers of a variable; None where they cannot be had.
-
-    A plain read would copy all of what a sparse update has been made to.
-    """
+    """Read the first numbers of a variable; None where they cannot be had."""
     try:
-        handle = variable.handle
-        tf.raw_ops.DisableCopyOnRead(resource=handle)
-        value = tf.raw_ops.ReadVariableOp(resource=handle, dtype=variable.dtype)
+        value = references.read(variable.handle, variable.dtype)
         if "CPU" not in value.device:
             value = tf.reshape(value, [-1])[:_FEW]
         few = np.asarray(value).reshape(-1)[:_FEW]
