@@ -18,6 +18,7 @@ import numpy as np
 from persist_callbacks import environment, handing_over, tracing
 from persist_callbacks.answering import Answerer, OnNan, Poisoning, require_rates
 from persist_callbacks.capturing import Boundary, Capturer, Snapshot
+from persist_callbacks.doubts import Doubts
 from persist_callbacks.errors import (
     CheckpointNotFound,
     NothingToResume,
@@ -29,7 +30,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.interruptions import Interruptions
 from persist_callbacks.records import Position, Score
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
-from persist_callbacks.saving import Keep, Saver, first_few
+from persist_callbacks.saving import Keep, Saver
 from persist_callbacks.storage import cache_files, progress
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
@@ -52,9 +53,7 @@ from persist_callbacks.training.fit_loop import (
     FitLoop,
     Logs,
     Tail,
-    UnsavedOps,
 )
-from persist_callbacks.training.stray_variables import StrayVariables
 from persist_callbacks.watchers import Watcher
 
 # Of all tails the checkpoint's comes first: an export may want the best checkpoint.
@@ -137,8 +136,6 @@ class CheckpointedRun:
         self._resumed_at = ""
         # In a loop of the user's own, until the first step's begin hooks are over.
         self._again: Recovery | None = None
-        self._ops_told = self._test_told = False
-        self._stray = StrayVariables()
         self._refresh_due = True
         self._meta: bytes | None = None
         self._meta_asked = False
@@ -149,6 +146,7 @@ class CheckpointedRun:
         self._capturer = Capturer(
             self._model, self._siblings, self._meta_graph, options.data_state
         )
+        self._doubts = Doubts(self._model, self._siblings, loop)
         self._tails = (_AfterOthers(self), _AfterTails(self))
         self._store = Store.open_for_writing(
             options.path, versions=environment.versions()
@@ -315,13 +313,13 @@ class CheckpointedRun:
         """Put back what can be, after all callbacks have reset themselves."""
         # Tracing takes a second or so, which would be felt at the first checkpoint.
         self._meta_graph()
-        self._forgotten = callback_state.ForgottenState(self._siblings())
+        self._doubts.training_begins()
         if self._fit is not None:
             self._fit.data.watch(self._ids_of_saved)
         recovery = self._recovery
         if recovery is None:
             if self._fit is not None:
-                self._tell_of(self._doubts(self._fit.data))
+                self._tell_of(self._doubts.about(self._fit.data))
             return
         if handing_over.was_changed(self._model, self._options.path):
             warnings.warn(
@@ -583,7 +581,8 @@ class CheckpointedRun:
             recovery.note_data(self._fit.data.left_out)
             if not quietly:
                 # A step that was rehearsed has shown what it draws.
-                doubts = [*self._doubts(self._fit.data), *self._doubts_about_steps()]
+                doubts = self._doubts.about(self._fit.data)
+                doubts += self._doubts.about_train_steps()
         self._settings = recovery.note_settings(self._settings)
         in_fit = self._fit is not None
         self.resume_point = point = recovery.point(in_fit=in_fit, doubts=doubts)
@@ -599,25 +598,6 @@ class CheckpointedRun:
             )
         if not quietly:
             self._say(str(point))
-
-    def _doubts(self, data: FitData) -> list[str]:
-        """Say what may keep a resumed run from being as it was without a stop."""
-        doubts = list(data.doubts())
-        held = callback_state.reshuffling(self._siblings())
-        if held:
-            doubts.append(
-                f"callbacks hold data that reshuffle ({', '.join(held)}), and whose "
-                "orders begin again on resume: exact if the callbacks do not go "
-                "through them, or make them anew each time"
-            )
-        drawn = callback_state.iterators(self._siblings())
-        if drawn:
-            doubts.append(
-                f"callbacks hold iterators ({', '.join(drawn)}), which begin again on "
-                "resume: exact if the callbacks do not draw from them, or make them "
-                "anew each epoch"
-            )
-        return doubts
 
     def _before_step(self, iterator: Any) -> None:
         """Save if something asks for it: here alone training is captured."""
@@ -636,11 +616,8 @@ class CheckpointedRun:
             self._size_known = True
             self._capturer.refresh()
             self._saver.expect(self._capturer.size)
-            self._tell_of(self._doubts_about_steps())
-            self._stray = StrayVariables(
-                self._loop.variables_of_steps(),
-                self._ids_of_saved() | callback_state.ids_of_kept(self._siblings()),
-            )
+            self._tell_of(self._doubts.about_train_steps())
+            self._doubts.watch_steps()
         self._held = None
 
         def take() -> Snapshot:
@@ -657,7 +634,7 @@ class CheckpointedRun:
         )
         if reason is None:
             return
-        self._warn_of_forgotten_state()
+        self._doubts.warn_of_unsaved(self._watched())
         self._saver.save(take, reason)
         if self._options.verbose > 1:
             self._say(f"Checkpoint of step {position.step} ({reason})")
@@ -700,41 +677,6 @@ class CheckpointedRun:
         when = "If this run is resumed" if self.resume_point is None else "Resumed"
         for doubt in doubts:
             self._say(f"{when}: {doubt}.")
-
-    def _doubts_about_steps(self) -> list[str]:
-        """Say what no checkpoint can hold of a step, once the function is traced."""
-        if self._ops_told:
-            return []
-        unsaved = self._loop.unsaved_ops()
-        self._ops_told = unsaved != UnsavedOps()
-        return self._doubts_about("train", unsaved)
-
-    def _doubts_about(
-        self, kind: Literal["train", "test"], unsaved: UnsavedOps
-    ) -> list[str]:
-        if unsaved.changing:
-            warnings.warn(
-                f"A {kind} step changes a lookup table or a queue "
-                f"({', '.join(unsaved.changing)}), whose content is not saved: keep "
-                "what training changes in variables.",
-                PersistWarning,
-                stacklevel=2,
-            )
-        if unsaved.iterates:
-            warnings.warn(
-                f"A {kind} step draws from an iterator of its own, whose place is not "
-                "saved: zip its data with those that are given to fit.",
-                PersistWarning,
-                stacklevel=2,
-            )
-        if not unsaved.drawing:
-            return []
-        return [
-            f"a {kind} step draws random numbers by ops whose place no checkpoint can "
-            f"hold ({', '.join(unsaved.drawing)}), so that it draws others than "
-            "without a stop: draw by keras.random with a keras.random.SeedGenerator, "
-            "or by a tf.random.Generator"
-        ]
 
     # -- validation -----------------------------------------------------------------
 
@@ -834,9 +776,7 @@ class CheckpointedRun:
             # Metrics and callbacks have seen the end of an epoch that has none: no
             # checkpoint of it would be exact, and the last one is.
             self._cut_short = known is not None and self._batch < known
-        if not self._test_told and (unsaved := self._loop.unsaved_test_ops()):
-            self._test_told = True
-            self._tell_of(self._doubts_about("test", unsaved))
+        self._tell_of(self._doubts.about_test_steps())
         for data in self._watched():
             data.callbacks_end_epoch()
         self._epoch, self._batch = epoch + 1, 0
@@ -921,7 +861,7 @@ class CheckpointedRun:
         self._progress.close()
         self._saver.close()
         self._iterator = self._rewinder = self._validation = self._again = None
-        self._stray = StrayVariables()
+        self._doubts.let_go()
         self._loop.let_go()
 
     def _detach(self) -> None:
@@ -1001,36 +941,6 @@ class CheckpointedRun:
                 stacklevel=2,
             )
         return None
-
-    def _warn_of_forgotten_state(self) -> None:
-        names = self._forgotten.found()
-        if names:
-            warnings.warn(
-                f"The state of these callbacks is not saved: {', '.join(names)}. Give "
-                "them get_state() and set_state(state), with values that JSON can "
-                "hold.",
-                PersistWarning,
-                stacklevel=2,
-            )
-        stray = self._stray.found()
-        if stray:
-            warnings.warn(
-                "A train step uses variables that change and are not saved, since "
-                f"nothing of the model holds them: {first_few(stray)}. Make them, or "
-                "what has them, attributes of the model; what a callback sets by the "
-                "epoch's number alone may stay.",
-                PersistWarning,
-                stacklevel=2,
-            )
-        found = {name for data in self._watched() for name in data.forgotten()}
-        if found:
-            warnings.warn(
-                "The state of these attributes of the data is not saved: "
-                f"{', '.join(sorted(found))}. Give the data get_state() and "
-                "set_state(state), with values that JSON can hold.",
-                PersistWarning,
-                stacklevel=2,
-            )
 
     def _watched(self) -> list[FitData]:
         data = None if self._fit is None else self._fit.data
