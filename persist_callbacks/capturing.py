@@ -171,6 +171,7 @@ class Capturer:
         self._meta = meta
         self._locator = data_position.Locator(data_state)
         self._live: list[variables.LiveVariable] = []
+        self._infos: tuple[variables.VariableInfo, ...] = ()
         self._references: References | None = None
         self._glance: tuple[int, ...] | None = None
         self._object_graph = variables.ObjectGraph()
@@ -187,12 +188,15 @@ class Capturer:
             return
         self._glance = glance
         live = variables.collect(self._model, randomness.seed_variables())
-        if variables.infos(live) == variables.infos(self._live) and all(
+        infos = variables.infos(live)
+        known = self._references is not None and infos == self._infos
+        if known and all(
             ours.variable is theirs.variable
             for ours, theirs in zip(live, self._live, strict=True)
         ):
             return
         self._live, self._references = live, References(live)
+        self._infos = infos
         self.size = sum(
             item.variable.dtype.size * math.prod(item.info.shape) for item in live
         )
@@ -202,7 +206,7 @@ class Capturer:
             item.info.key for item in live if not item.variable.shape.is_fully_defined()
         )
         self._object_graph = variables.object_graph(self._model, live)
-        self._fingerprint = variables.fingerprint(variables.infos(live), self._model)
+        self._fingerprint = variables.fingerprint(infos, self._model)
 
     def values(self) -> Taken:
         """Take references to all variables, and nothing else."""
@@ -233,7 +237,7 @@ class Capturer:
         state = TrainingState(
             position=boundary.position,
             data=_NOT_LOCATED,
-            variables=variables.infos(self._live),
+            variables=self._infos,
             random={},
             callbacks=tuple(states),
             batches_per_epoch=boundary.batches_per_epoch,

@@ -11,6 +11,8 @@ How a value is taken is decided here, by where the variable is and how it is use
   copies it; that mode is switched off first, and the next sparse update copies instead.
 - Handles and values are handed to and from the graph as one packed tensor each: every
   argument and result of a graph costs some microseconds at each capture.
+- The graph is called by its op, on this thread alone: what a function's own call binds
+  and looks up, and to hand nodes to other threads, takes longer than the reads.
 - In a device's memory, by one copy of all to the host, within one call: references
   would take up memory there, and one call for each variable would wait for each.
 - Where replicas hold parts of a sum, by adding them up.
@@ -104,8 +106,10 @@ class References:
             return _unpack(packed, dtypes, shapes)
 
         self._take = tf.function(take, autograph=False).get_concrete_function()
+        # Between devices, what is sent and what receives it need a thread each.
+        self._executor = "" if others else "SINGLE_THREADED_EXECUTOR"
         # The first calls make them ready to run, which would hold up the first capture.
-        packed = self._take()
+        packed = self._call()
         self._unpack = tf.function(unpack, autograph=False).get_concrete_function(
             tf.TensorSpec.from_tensor(packed)
         )
@@ -116,9 +120,18 @@ class References:
         sums = {item.info.key: item.variable.read_value() for item in self._sums}
         if not self._keys:
             return Taken(sums, (), None, tuple)
+        return Taken(sums, self._keys, self._call(), self._unpack)
+
+    def _call(self) -> Any:
         # Results go to the device that is asked for, or to a GPU where there is one.
         with tf.device(_HOST):
-            return Taken(sums, self._keys, self._take(), self._unpack)
+            (packed,) = tf.raw_ops.StatefulPartitionedCall(
+                args=self._take.captured_inputs,
+                Tout=[tf.variant],
+                f=self._take,
+                executor_type=self._executor,
+            )
+        return packed
 
 
 def read(handle: Any, dtype: tf.DType) -> Any:
