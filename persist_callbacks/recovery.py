@@ -501,12 +501,11 @@ class Recovery:
             max(0.0, reached.at - record.saved_at),
         )
 
-    def _history(self) -> dict[str, list[float]]:
+    def _history(self) -> dict[str, list[Any]]:
         for saved in self.state.callbacks:
             if saved.kind == "History":
-                values: dict[str, list[float]] = json_values.decode(saved.state)[
-                    "history"
-                ]
+                values: dict[str, list[Any]]
+                values = callback_state.values_of(saved, self.tensors())["history"]
                 return values
         return {}
 

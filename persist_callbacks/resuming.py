@@ -57,8 +57,9 @@ def resume(
     within_epoch = committed.record.position.batch > 0
     recovery.put_back_variables(model, training_goes_on=False, metrics=within_epoch)
     recovery.put_back_seeds()
+    point = recovery.point(in_fit=False, newest=checkpoint == "latest")
     recovery.forget_tensors()
-    return recovery.point(in_fit=False, newest=checkpoint == "latest")
+    return point
 
 
 def _selector(checkpoint: object) -> str | int:

@@ -20,7 +20,7 @@ from loops import (
     train,
     train_with_crashes,
 )
-from persist_callbacks import PeriodicCheckpoint
+from persist_callbacks import PeriodicCheckpoint, resume
 from persist_callbacks.errors import DataMismatch
 from persist_callbacks.storage.store import Store
 
@@ -299,6 +299,44 @@ def test_metrics_that_last_over_epochs(named, way, tmp_path):
 
 
 @pytest.mark.usefixtures("processes_apart")
+class LogsRates(keras.callbacks.Callback):
+    """Puts into the logs what is no plain number."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        rate = self.model.optimizer.learning_rate
+        logs["rate"], logs["variable"] = keras.ops.convert_to_numpy(rate), rate
+
+
+def test_vectors_in_the_history(tmp_path):
+    """Of a metric that has a value for each class, and arrays from callbacks."""
+
+    def build():
+        model = linear()
+        model.compile("adam", "mse", metrics=[keras.metrics.F1Score()])
+        return model
+
+    def fit(model, callbacks):
+        x, y = data()
+        y = keras.utils.to_categorical(y, CLASSES)
+        return model.fit(
+            *(x, y), batch_size=8, epochs=4, verbose=0, callbacks=callbacks
+        )
+
+    def values(history):
+        return {name: [np.array(e) for e in each] for name, each in history.items()}
+
+    run = tmp_path / "run"
+    expected = train(build, fit, None, callbacks=[LogsRates()])
+    found = train_with_crashes(
+        build, fit, run, [10, 6], every_steps=3, callbacks=lambda: [LogsRates()]
+    )
+    assert found.digest == expected.digest
+    np.testing.assert_equal(values(found.history), values(expected.history))
+    assert {type(each) for each in found.history["f1_score"]} == {np.ndarray}
+    point = resume(build(), run)
+    np.testing.assert_equal(values(point.history), values(expected.history))
+
+
 def test_going_on_after_averaged_weights(tmp_path):
     """What train end puts into the weights does not leak into further epochs."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.training import (
@@ -127,7 +128,7 @@ def restore(
             if protocol or names is not None:
                 left_out.append(f"{kind} was not there when the checkpoint was made")
             continue
-        values = json_values.decode(saved.state, dict(arrays))
+        values = values_of(saved, arrays)
         if isinstance(callback, keras.callbacks.CSVLogger):
             csv_log.set_state(callback, values)
             if values["text"] is None:
@@ -142,6 +143,22 @@ def restore(
                 _write_of_step(callback)
     left_out += [f"{kind} is not among the callbacks any more" for kind, _ in waiting]
     return left_out
+
+
+def values_of(saved: CallbackState, arrays: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what a callback's state holds.
+
+    Args:
+        saved: from `capture`.
+        arrays: the arrays that it refers to.
+    """
+    here = dict(arrays)
+    if saved.kind == "History":
+        # A metric's vectors, which Keras has there as NumPy's.
+        names = json_values.array_names(saved.state)
+        here = {name: np.asarray(arrays[name]) for name in names}
+    values: dict[str, Any] = json_values.decode(saved.state, here)
+    return values
 
 
 def _write_of_step(board: keras.callbacks.TensorBoard) -> None:

@@ -59,7 +59,8 @@ def encode(value: Any, *, where: str, arrays: dict[str, Any] | None = None) -> A
             for key, item in value.items()
         }
     if hasattr(value, "__array__") and arrays is not None:
-        arrays[where] = value
+        # A variable, as a rate in the logs may be, goes on changing.
+        arrays[where] = np.asarray(value) if hasattr(value, "assign") else value
         return {_ARRAY: where}
     if hasattr(value, "__array__"):
         array = np.asarray(value)

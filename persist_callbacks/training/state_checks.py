@@ -67,10 +67,10 @@ def check(state: TrainingState) -> None:
     _check_order(data.validation_order, "data.validation_order")
     _require_values(state.last_logs, "last_logs", arrays=False)
     for saved in state.callbacks:
-        is_history = saved.kind == "History"
-        _require_values(saved.state, f"callbacks: {saved.kind}", arrays=not is_history)
-        if is_history:
-            _check_history(json_values.decode(saved.state))
+        _require_values(saved.state, f"callbacks: {saved.kind}", arrays=True)
+        if saved.kind == "History":
+            names = json_values.array_names(saved.state)
+            _check_history(json_values.decode(saved.state, dict.fromkeys(names)))
 
 
 def _require_counts(**numbers: int | None) -> None:
