@@ -12,9 +12,13 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 # Arguments of fit that change what its steps do.
 _ARGUMENTS = ("batch_size", "class_weight", "shuffle")
 _LONGEST = 80
+# By which json says that a value is none of its own: odd keys, circles, a deep nest.
+_REFUSED = (TypeError, ValueError, RecursionError)
 RATE = "the optimizer's learning_rate"
 
 
@@ -93,8 +97,29 @@ def _digest(value: Any) -> str:
 
 
 def _json(value: Any) -> str:
+    with contextlib.suppress(*_REFUSED):
+        return _dumps(value)
+    with contextlib.suppress(*_REFUSED):
+        return _dumps(_with_texts_as_keys(value))
+    return _dumps(type(value).__qualname__)
+
+
+def _dumps(value: Any) -> str:
     # What is no plain value is told by its class: a repr may hold an address.
     return json.dumps(value, sort_keys=True, default=_of_class)
+
+
+def _with_texts_as_keys(value: Any) -> Any:
+    """Give dicts keys that JSON takes: of labels, they may be numbers of NumPy's."""
+    if isinstance(value, dict):
+        return {_key(key): _with_texts_as_keys(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_with_texts_as_keys(item) for item in value]
+    return value
+
+
+def _key(key: Any) -> str:
+    return str(key) if isinstance(key, (str, np.generic)) else _json(key)
 
 
 def _of_class(value: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 
 from persist_callbacks.training import settings
@@ -71,3 +72,30 @@ def test_a_layer_that_cannot_tell():
     silent = keras.Sequential([keras.Input((4,)), Silent()])
     silent.compile("sgd", "mse")
     assert "layer 0 (Silent)" in settings.describe(silent, {})
+
+
+def test_labels_of_numpy_and_other_keys_that_json_has_not():
+    """Weights by np.unique's labels; pairs and keys of several kinds in a config."""
+    labels = np.array([1, 0, 2])
+    weights = {"class_weight": dict(zip(labels, [0.5, 1.5, 1.0], strict=True))}
+    found = settings.describe(model(), weights)
+    assert found["fit's class_weight"] == '{"0": 1.5, "1": 0.5, "2": 1.0}'
+    again = dict(reversed(weights["class_weight"].items()))
+    assert settings.describe(model(), {"class_weight": again}) == found
+    other = settings.describe(model(), {"class_weight": {**again, labels[0]: 0.7}})
+    assert len(settings.differences(found, other)) == 1
+
+    class Odd(keras.layers.Layer):
+        def get_config(self):
+            return {"odd": [{(0, 1): "a", None: "b", "c": {3: 4}}]}
+
+        def call(self, x):
+            return x
+
+    circle = {}
+    circle["circle"] = circle
+    assert settings.text(circle) == '"dict"'
+    odd = keras.Sequential([keras.Input((4,)), Odd(), Odd(name="other")])
+    odd.compile("sgd", "mse")
+    described = settings.describe(odd, {})
+    assert described["layer 0 (Odd)"] == described["layer 1 (Odd)"]
