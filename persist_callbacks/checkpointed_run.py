@@ -838,8 +838,8 @@ class CheckpointedRun:
     def release(self, *, within: float | None = None) -> None:
         """Finish the write in flight; leave directory and model as they were found.
 
-        A validation that an exception has ended is saved as it began. After a second
-        Ctrl-C nothing is written any more.
+        A validation that an exception has ended is saved as it began, and a train end
+        as the last epoch ended. After a second Ctrl-C nothing is written any more.
 
         Args:
             within: seconds after which a write is given up; None for no such limit.
@@ -847,7 +847,11 @@ class CheckpointedRun:
         self._detach()
         # While an export is under way, say, there is nothing left to save.
         self._interruptions.close(but_saves=self._over and self._loop.is_running())
-        held, self._held = self._held, None
+        last, self._last = self._last, None
+        if last is not None:
+            # What train end does to the model, the rerun's does again.
+            last.finished = True
+        held, self._held = self._held or last, None
         if self._interruptions.at_once:
             self._saver.abandon()
             held = None

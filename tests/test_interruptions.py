@@ -491,6 +491,25 @@ def test_an_exception_in_a_validation_loses_nothing(ends, tmp_path):
     assert again.resume_point.step == 2 * BATCHES
 
 
+@pytest.mark.usefixtures("deterministic", "processes_apart")
+def test_an_exception_at_train_end_loses_nothing(tmp_path):
+    """The last epoch's end is saved; a rerun trains no more, or only what is new."""
+
+    def fail():
+        raise ValueError("no display")
+
+    run = tmp_path / "run"
+    callback = ours(run)
+    with pytest.raises(ValueError, match="no display"):
+        fit(callback, At("on_train_end", 1, fail))
+    callback.close()
+    assert [event["reason"] for event in journal(run, "saved")] == ["exception"]
+    again = ours(run)
+    assert fit(again) == fit()
+    assert again.resume_point.step == 3 * BATCHES
+    assert fit(ours(run), epochs=4) == fit(epochs=4)
+
+
 def test_the_interpreter_writes_what_is_held_when_it_exits(tmp_path):
     """An exception that nobody catches, in a process of its own."""
     script = f"""
