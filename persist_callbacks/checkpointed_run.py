@@ -8,7 +8,7 @@ import math
 import threading
 import time
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +40,7 @@ from persist_callbacks.training import (
     data_position,
     lasting_metrics,
     model_building,
+    randomness,
     settings,
 )
 from persist_callbacks.training.fit_data import (
@@ -506,9 +507,7 @@ class CheckpointedRun:
         if recovery.state.data.drawn:
             data.note_drawn(iterator)
         if not self._is_whole:
-            # Python's and NumPy's generators are where a replay by Python code left
-            # them, which reads ahead of training: another place is not the data's.
-            recovery.put_back_seeds(but_python=rewinder.replays and data.is_python)
+            recovery.put_back_seeds(but=self._drawn_by_data(rewinder))
         self._drawn = recovery.state.data.drawn
         self._last_logs = recovery.last_logs()
         self._resumed(recovery)
@@ -516,16 +515,16 @@ class CheckpointedRun:
     def _resume_in_validation(self, recovery: Recovery) -> None:
         """Put the rest back after an epoch's steps, all of which were done."""
         assert self._fit is not None
-        replays = False
+        drawn: Collection[str] = ()
         self._fit.data.put_back_order(recovery.data_beginning())
         if self._rewinder is not None and not recovery.state.data.begins:
-            replays = self._rewinder.replays and self._fit.data.is_python
             self._rewinder.restore(
                 recovery.tensors(),
                 already_drawn=self._rehearsed,
                 spare=self._fit.data.spare_iterator,
                 progress=self._replaying,
             )
+            drawn = self._drawn_by_data(self._rewinder)
             if recovery.state.data.drawn:
                 self._fit.data.note_drawn(self._iterator)
         else:
@@ -533,10 +532,24 @@ class CheckpointedRun:
             self._fit.data.catch_up(0, passed.drawn, recovery.data_end())
         self._rewinder = None
         recovery.put_back_callbacks(self._siblings())
-        recovery.put_back_seeds(but_python=replays)
+        recovery.put_back_seeds(but=drawn)
         self._drawn = recovery.state.data.drawn
         self._fit.unmute_batches()
         self._resumed(recovery)
+
+    def _drawn_by_data(self, rewinder: data_position.Rewinder) -> Collection[str]:
+        """Name the generators that are where a replay by Python code left them.
+
+        It reads ahead of training: another place is not the data's. But what it has not
+        drawn from, callbacks may have.
+        """
+        assert self._fit is not None
+        data = self._fit.data
+        if not (rewinder.replays and data.is_python):
+            return ()
+        if data.draws_in_turn:
+            return rewinder.moved_generators()
+        return randomness.OF_PYTHON
 
     def _put_back_all_variables(
         self, recovery: Recovery, run: Any, iterator: Any

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
@@ -312,15 +312,13 @@ class Recovery:
             step_has_begun=step_has_begun,
         )
 
-    def put_back_seeds(self, *, but_python: bool = False) -> None:
+    def put_back_seeds(self, *, but: Collection[str] = ()) -> None:
         """Put the generators of Python, NumPy and TensorFlow back.
 
         Args:
-            but_python: leave those of Python and NumPy as they are.
+            but: which are left as they are, see `randomness.restore`.
         """
-        self._left_out["seeds"] = randomness.restore(
-            self.state.random, but_python=but_python
-        )
+        self._left_out["seeds"] = randomness.restore(self.state.random, but=but)
 
     def note_data(self, left_out: Sequence[str]) -> None:
         """Take note of what of the data's own state could not be put back."""

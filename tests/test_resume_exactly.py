@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import random
 import re
 
 import keras
@@ -298,7 +299,6 @@ def test_metrics_that_last_over_epochs(named, way, tmp_path):
     assert train(measured, epochs(4), run, **options) == expected
 
 
-@pytest.mark.usefixtures("processes_apart")
 class LogsRates(keras.callbacks.Callback):
     """Puts into the logs what is no plain number."""
 
@@ -337,6 +337,7 @@ def test_vectors_in_the_history(tmp_path):
     np.testing.assert_equal(values(point.history), values(expected.history))
 
 
+@pytest.mark.usefixtures("processes_apart")
 def test_going_on_after_averaged_weights(tmp_path):
     """What train end puts into the weights does not leak into further epochs."""
 
@@ -577,6 +578,34 @@ def from_generator(model, callbacks):
     return model.fit(dataset, epochs=4, verbose=0, callbacks=callbacks)
 
 
+class InTurn(keras.utils.PyDataset):
+    """Draws nothing at random."""
+
+    def __len__(self):
+        return 7
+
+    def __getitem__(self, index):
+        x, y = data()
+        return x[index * 8 : index * 8 + 8], y[index * 8 : index * 8 + 8]
+
+
+class Jitters(keras.callbacks.Callback):
+    """Draws a rate for each step."""
+
+    def __init__(self, *draws):
+        super().__init__()
+        self.draws = draws
+
+    def on_train_batch_begin(self, batch, logs=None):
+        rate = 0.05 * sum(draw() for draw in self.draws)
+        self.model.optimizer.learning_rate.assign(rate)
+
+
+def jittering(model, callbacks, *, draws=(random.random, np.random.rand), **more):
+    callbacks = [*callbacks[:-1], Jitters(*draws), callbacks[-1]]
+    return model.fit(InTurn(), epochs=4, verbose=0, callbacks=callbacks, **more)
+
+
 class SaysThatItIsBuilt(keras.Model):
     """Marked as built by its shape, as Keras warns, before its layers are."""
 
@@ -606,6 +635,9 @@ def says_that_it_is_built():
         (own_objects, moving),
         (linear, from_generator),
         (linear, augmenting),
+        (unbuilt, functools.partial(jittering, shuffle=False)),
+        # The order of the batches is drawn by Python's generator then.
+        (linear, functools.partial(jittering, draws=[np.random.rand])),
         (says_that_it_is_built, arrays),
     ],
 )

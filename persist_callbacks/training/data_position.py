@@ -11,7 +11,7 @@ from typing import Any, Literal
 import tensorflow as tf
 
 from persist_callbacks.errors import DataMismatch
-from persist_callbacks.training import json_values, pipeline
+from persist_callbacks.training import json_values, pipeline, randomness
 from persist_callbacks.training.fit_data import Beginning, FitData, Passed
 
 KEY = "data/iterator"
@@ -280,6 +280,7 @@ class Rewinder:
     ) -> None:
         self._position = position
         self._iterator = iterator
+        self._random = randomness.capture()
         # Nothing drawn, nothing begun; and a replay begins them itself.
         self._late = late if self._has_state and position.drawn else ()
         # Both are taken now: a rehearsal may draw from the iterator.
@@ -296,6 +297,13 @@ class Rewinder:
     def replays(self) -> bool:
         """Whether batches are drawn and dropped."""
         return self._position.drawn > 0 and not self._has_state
+
+    def moved_generators(self) -> set[str]:
+        """Name those of Python's that were drawn from since it was made."""
+        now = randomness.capture()
+        return {
+            name for name in randomness.OF_PYTHON if now[name] != self._random[name]
+        }
 
     @property
     def _draws(self) -> int:

@@ -157,6 +157,16 @@ class FitData:
         return self._calls_python
 
     @property
+    def draws_in_turn(self) -> bool:
+        """Whether Python code draws for the batches, as each is made, and before none.
+
+        A generator may draw for many at once, and the first ones were made before they
+        were drawn; workers are ahead by as many as there is room for.
+        """
+        works_ahead = getattr(self._source.data_adapter, "enqueuer", None) is not None
+        return self._py_dataset is not None and not works_ahead
+
+    @property
     def unsaved_randomness(self) -> str | None:
         """What draws random numbers that the state of an iterator does not hold."""
         if isinstance(self._shuffle, str) and self._is_arrays:
@@ -233,12 +243,14 @@ class FitData:
         if kind == "GeneratorDataAdapter":
             doubts.append(
                 "a Python generator is drawn from anew on resume: exact if it gives "
-                "the same batches again"
+                "the same batches again, and callbacks draw from neither random nor "
+                "np.random"
             )
         if kind == "TFDatasetAdapter" and self.is_python:
             doubts.append(
                 "Python code has a part in the tf.data pipeline: exact if it gives the "
-                "same again, and draws from no random generator of its own"
+                "same again, and draws from no random generator of its own, and "
+                "callbacks from neither random nor np.random"
             )
         if kind == "TFDatasetAdapter" and self.seeds.hidden:
             doubts.append(

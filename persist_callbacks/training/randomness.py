@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import random
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,8 @@ import numpy as np
 import tensorflow as tf
 
 Words = dict[str, Any]
+# The generators that code in Python draws from, by their names in a record.
+OF_PYTHON = frozenset({"python", "numpy"})
 # Objects that draw, each by a state that is a variable.
 HOLDERS = (keras.random.SeedGenerator, tf.random.Generator)
 
@@ -70,19 +73,20 @@ def capture() -> Words:
     return take().record()
 
 
-def restore(record: dict[str, Any], *, but_python: bool = False) -> list[str]:
+def restore(record: dict[str, Any], *, but: Collection[str] = ()) -> list[str]:
     """Put generators back.
 
     Args:
         record: from `capture`.
-        but_python: leave those of Python and NumPy as they are.
+        but: which of `OF_PYTHON` are left as they are.
 
     Returns:
         A sentence for each generator that could not be put back.
     """
     left_out = []
-    if not but_python:
+    if "python" not in but:
         random.setstate(_python_state(record["python"]))
+    if "numpy" not in but:
         if record["numpy"] is None:
             left_out.append("NumPy's global generator is not an MT19937: not restored")
         else:

@@ -83,7 +83,7 @@ def test_pythons_own_are_left_where_that_is_wanted():
     expected = float(tf.random.uniform([]))
     # An eager op that is made again with the same seeds would go on with its own state.
     tf.random.set_seed(6)
-    assert randomness.restore(record, but_python=True) == []
+    assert randomness.restore(record, but=randomness.OF_PYTHON) == []
     assert (random.getstate(), np.random.get_state()[2]) == state
     assert float(tf.random.uniform([])) == expected
 
