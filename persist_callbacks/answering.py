@@ -184,7 +184,8 @@ class OnNan:
     Args:
         policy: ``skip``, ``stop`` or ``rollback``.
         times: how many rollbacks at most.
-        learning_rate: what each rollback multiplies the learning rate by.
+        learning_rate: what each rollback multiplies the learning rate by, which is the
+            checkpoint's or a lower one of before the rollback.
     """
 
     policy: Literal["skip", "stop", "rollback"] = "skip"
@@ -307,12 +308,15 @@ class Poisoning:
                 "at the data of the first steps.",
             )
         self.rollbacks += 1
+        # A checkpoint that was gone back to before has the rate from before that.
+        rates = [float(each) for each in learning_rates.given(self._model)]
         Recovery(self._store, committed).put_back_variables(self._model, metrics=False)
         self._model.reset_metrics()
         rate = ""
         if self._on_nan.learning_rate != 1.0:
+            factor = self._on_nan.learning_rate
             rate = _rates_told(
-                learning_rates.multiply(self._model, self._on_nan.learning_rate)
+                learning_rates.multiply(self._model, factor, at_most=rates)
             )
         self._say(
             f"{error.found} at step {step}: the weights are those of "

@@ -98,7 +98,8 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
             data go on, so what led there is not met again.
         rollback_times: how often, before it stops after all.
         rollback_learning_rate: what each rollback multiplies the learning rate by, of
-            each of the model's optimizers; none may have a schedule then.
+            each of the model's optimizers; none may have a schedule then. A further one
+            to the same checkpoint lowers it further.
         save_on_signal: at SIGTERM, SIGHUP, SIGXCPU or Ctrl-C save at the next step
             boundary, or as the validation under way began, and end the program as the
             signal would have; a second Ctrl-C does so at once. At SIGUSR1 save and go

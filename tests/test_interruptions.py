@@ -993,6 +993,18 @@ def test_rollback(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("synchronous")
+def test_each_rollback_to_a_checkpoint_lowers_the_rate_further(tmp_path, capsys):
+    """It has the rate from before the first of them."""
+    model = linear(0.1)
+    options = {"on_nan": "rollback", "rollback_learning_rate": 0.5, "verbose": 1}
+    train_poisoned(model, tmp_path, 5, 8, **options)
+    said = capsys.readouterr().out
+    assert "the learning rate is 0.05 now; the data go on (rollback 1 of 3)" in said
+    assert "the learning rate is 0.025 now; the data go on (rollback 2 of 3)" in said
+    assert float(model.optimizer.learning_rate) == pytest.approx(0.025)
+
+
+@pytest.mark.usefixtures("synchronous")
 def test_a_rollback_lowers_the_rate_of_each_optimizer(tmp_path, capsys):
     """Also of those that fit does not know of, beside one that nobody uses."""
     model = linear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -34,17 +35,19 @@ def computed(model: Any) -> list[str]:
     ]
 
 
-def multiply(model: Any, factor: float) -> list[float]:
+def multiply(model: Any, factor: float, *, at_most: Sequence[float]) -> list[float]:
     """Multiply each rate that is a variable.
 
     Args:
         model: the Keras model.
         factor: by what.
+        at_most: for each rate, what is multiplied in its place where that is lower.
 
     Returns:
         The rates as they are now.
     """
     rates = given(model)
-    for rate in rates:
-        rate.assign(rate * factor)
+    for rate, most in zip(rates, at_most, strict=True):
+        now = float(rate)
+        rate.assign(factor * (most if most < now else now))
     return [float(rate) for rate in rates]
