@@ -6,6 +6,7 @@ them, wherever it stands in the list; the dict holds what JSON can hold, and arr
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -30,7 +31,7 @@ from persist_callbacks.training import (
 
 # What each of Keras' callbacks decides by. All of it is reset in on_train_begin or
 # __init__, and none of it is in the model.
-_ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
+_ATTRIBUTES: dict[type, tuple[str, ...]] = {
     keras.callbacks.EarlyStopping: (
         "wait",
         "stopped_epoch",
@@ -53,6 +54,15 @@ _ATTRIBUTES: Mapping[type, tuple[str, ...]] = {
         "_previous_epoch_iterations",
     ),
 }
+# Older versions have none.
+_ORBAX = getattr(keras.callbacks, "OrbaxCheckpoint", None)
+if _ORBAX is not None:
+    _ATTRIBUTES[_ORBAX] = (
+        "best",
+        "_batches_seen_since_last_saving",
+        "_last_batch_seen",
+        "_total_batches_seen",
+    )
 
 
 @dataclass(frozen=True)
@@ -139,10 +149,23 @@ def restore(
             for name in names or ():
                 if name in values:
                     setattr(callback, name, values[name])
+            if _ORBAX is not None and isinstance(callback, _ORBAX):
+                _let_compare(callback)
             if step_has_begun and isinstance(callback, keras.callbacks.TensorBoard):
                 _write_of_step(callback)
     left_out += [f"{kind} is not among the callbacks any more" for kind, _ in waiting]
     return left_out
+
+
+def _let_compare(saves: Any) -> None:
+    """Let an OrbaxCheckpoint know which value is better, as it learns at epochs' ends.
+
+    Within an epoch it takes that for known as soon as it has a best one.
+    """
+    # Of a metric that is not built yet, it cannot be told.
+    with contextlib.suppress(ValueError):
+        if saves.best is not None and saves.monitor_op is None:
+            saves._set_monitor_op()
 
 
 def values_of(saved: CallbackState, arrays: Mapping[str, Any]) -> dict[str, Any]:

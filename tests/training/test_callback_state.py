@@ -76,16 +76,65 @@ def test_model_checkpoint(tmp_path):
     assert new._last_batch_seen == 7
 
 
+def saves_by_orbax(directory):
+    """Make an OrbaxCheckpoint of this Keras', where there is one."""
+    pytest.importorskip("orbax.checkpoint")
+    if not hasattr(keras.callbacks, "OrbaxCheckpoint"):
+        pytest.skip("this Keras has no OrbaxCheckpoint")
+    return keras.callbacks.OrbaxCheckpoint(
+        str(directory), monitor="loss", save_best_only=True, save_freq=7
+    )
+
+
+def test_orbax_checkpoint(tmp_path):
+    """As ModelCheckpoint; and it can tell at once whether a value is a better one."""
+    old, new = (saves_by_orbax(tmp_path / name) for name in ("old", "new"))
+    old.best, old._total_batches_seen, old._last_batch_seen = 0.25, 9, 1
+    old._batches_seen_since_last_saving = 2
+    assert carry_over([old], [new]) == []
+    assert (new.best, new._total_batches_seen, new._last_batch_seen) == (0.25, 9, 1)
+    assert new._batches_seen_since_last_saving == 2
+    assert not new._is_improvement(0.5, new.best)
+    assert new._is_improvement(0.125, new.best)
+    for each in (old, new):
+        each.on_train_end()
+
+
+def test_every_callback_of_keras_is_known():
+    """One that is new, and keeps state, would be forgotten without a word."""
+    stateless = {
+        "BackupAndRestore",
+        "Callback",
+        "CallbackList",
+        "LambdaCallback",
+        "LearningRateScheduler",
+        "MonitorCallback",
+        "ProgbarLogger",
+        "RemoteMonitor",
+        "TerminateOnNaN",
+    }
+    known = (*callback_state._ATTRIBUTES, keras.callbacks.CSVLogger)
+    unknown = {
+        name
+        for name, kind in vars(keras.callbacks).items()
+        if isinstance(kind, type) and not issubclass(kind, known)
+    }
+    assert unknown <= stateless
+
+
 @pytest.mark.parametrize("kind", list(callback_state._ATTRIBUTES))
 def test_keras_callbacks_still_have_their_attributes(kind, tmp_path):
     """A version that renames what a callback decides by fails here, by its name."""
+    if kind.__name__ == "OrbaxCheckpoint":
+        pytest.importorskip("orbax.checkpoint")
     options = {
-        keras.callbacks.ModelCheckpoint: {"filepath": tmp_path / "x.keras"},
-        keras.callbacks.TensorBoard: {"log_dir": tmp_path, "write_graph": False},
+        "ModelCheckpoint": {"filepath": tmp_path / "x.keras"},
+        "OrbaxCheckpoint": {"directory": str(tmp_path)},
+        "TensorBoard": {"log_dir": tmp_path, "write_graph": False},
     }
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
     model.compile(keras.optimizers.SGD(0.1, use_ema=True), "mse")
-    callback = kind(**options.get(kind, {}))
+    callback = kind(**options.get(kind.__name__, {}))
     callback.set_params({"epochs": 1, "steps": 1, "verbose": 0})
     callback.set_model(model)
     callback.on_train_begin()
