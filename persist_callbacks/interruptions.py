@@ -63,8 +63,9 @@ class Interruptions:
     """Receives requests from `open` to `close`; the train loop asks for them.
 
     Handlers of the user's own are called too, at once. What was there is put back at
-    the end, unless somebody has taken the place over since. Outside the main thread,
-    where Python knows no signals, the file and the notices work all the same.
+    the end, unless somebody has taken the place over since: what still comes to us goes
+    to whom it would go without us. Outside the main thread, where Python knows no
+    signals, the file and the notices work all the same.
 
     Args:
         signals: whether to listen to signals.
@@ -88,6 +89,9 @@ class Interruptions:
         self._saves = saves
         self._watchers = watchers
         self._before: dict[int, Any] = {}
+        # What was there before handlers that were let go: who has taken their place
+        # since may call them, or put them back.
+        self._behind: dict[int, Any] = {}
         self._stop: Request | None = None
         self._save: Request | None = None
         self._at_once = False
@@ -140,18 +144,19 @@ class Interruptions:
                 save: they would end the program otherwise.
         """
         self._closing.set()
-        if threading.current_thread() is not threading.main_thread():
-            # Signals that were taken over in the main thread stay chained until the
-            # process ends; their flag is read by nobody.
-            return
-        self._wakeups.close()
-        for number in list(self._before):
+        is_main = threading.current_thread() is threading.main_thread()
+        if is_main:
+            self._wakeups.close()
+        for number, before in list(self._before.items()):
             if but_saves and signal.Signals(number).name in _SAVING:
                 continue
-            before = self._before.get(number)
-            if before is not None and signal.getsignal(number) == self._received:
-                signal.signal(number, before)
+            self._behind[number] = before
+            if not is_main:
+                # It cannot be put back from here: ours stays, and passes on.
+                continue
             self._before.pop(number, None)
+            if signal.getsignal(number) == self._received:
+                signal.signal(number, _still_held(before, number))
 
     def wait_until_closed(self, seconds: float) -> None:
         """Wait until it is closed, at most so long."""
@@ -185,7 +190,7 @@ class Interruptions:
         return found
 
     def _take_over(self, number: int) -> None:
-        before = signal.getsignal(number)
+        before = _still_held(signal.getsignal(number), number)
         # Whoever ignores a signal has reasons, as nohup has; None was set by C code,
         # and cannot be put back.
         if before is None or before == signal.SIG_IGN:
@@ -205,14 +210,14 @@ class Interruptions:
 
     def _received(self, number: int, frame: FrameType | None) -> None:
         name = signal.Signals(number).name
-        before = self._before.get(number)
+        before = self._there_before(number)
         # A forked child has the handlers and the loop's frames, and no loop.
         is_child = os.getpid() != self._process
         if is_child and name in _SAVING and not callable(before):
             # What asks all processes of a job to save is no reason for one to end whose
             # batches the loop waits for.
             return
-        if is_child or not self._is_alive():
+        if is_child or number in self._behind or not self._is_alive():
             self._pass_on(number, frame)
             return
         again = number == signal.SIGINT and self._stop is not None
@@ -236,14 +241,19 @@ class Interruptions:
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
         """Do what would have been done without us."""
-        before = self._before.get(number, signal.SIG_DFL)
+        before = self._there_before(number)
         is_last = signal.getsignal(number) == self._received
         self.close()
+        if is_last:
+            signal.signal(number, before)
         if callable(before):
             before(number, frame)
         elif is_last:
-            signal.signal(number, before)
             signal.raise_signal(number)
+
+    def _there_before(self, number: int) -> Any:
+        before = self._before.get(number, self._behind.get(number, signal.SIG_DFL))
+        return _still_held(before, number)
 
     def _ask_to_stop(self, request: Request) -> None:
         self._stop = request
@@ -266,3 +276,12 @@ class Interruptions:
                     self._ask_to_stop(Request(notice, True, time.monotonic()))
                 return
             self._closing.wait(watcher.seconds)
+
+
+def _still_held(handler: Any, number: int) -> Any:
+    """Return a handler, or what was there before it where it was let go."""
+    owner = getattr(handler, "__self__", None)
+    while isinstance(owner, Interruptions) and number in owner._behind:
+        handler = owner._behind[number]
+        owner = getattr(handler, "__self__", None)
+    return handler

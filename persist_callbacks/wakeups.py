@@ -21,6 +21,8 @@ _END = 0
 _IS_POSSIBLE = hasattr(signal, "pthread_sigmask") and hasattr(os, "register_at_fork")
 # In the order in which they began, each with the one before as what was there.
 _OPEN: dict[Wakeups, None] = {}
+# Those that were closed while somebody else had their place, by their descriptors.
+_LEFT: dict[int, Wakeups] = {}
 
 
 class Wakeups:
@@ -37,6 +39,8 @@ class Wakeups:
     def __init__(self, told: Callable[[int, float], None]) -> None:
         self._told = told
         self._earlier = self._writer = -1
+        # Of those that were left before us: nobody tells them any more.
+        self._ends: list[int] = []
 
     def open(self) -> None:
         """Begin to listen; in the main thread alone."""
@@ -72,6 +76,8 @@ class Wakeups:
         if self._put_back():
             with contextlib.suppress(OSError):
                 os.write(self._writer, bytes([_END]))
+        else:
+            _LEFT[self._writer] = self
 
     def forget(self) -> None:
         """Put back what was there, in a child, which has no thread that listens."""
@@ -82,6 +88,9 @@ class Wakeups:
         present = signal.set_wakeup_fd(-1)
         is_ours = present in (self._writer, -1)
         there = self._earlier if present == self._writer else present
+        while present == self._writer and there in _LEFT:
+            self._ends.append(there)
+            there = _LEFT.pop(there)._earlier
         if there != -1:
             # It may have been closed meanwhile.
             with contextlib.suppress(OSError, ValueError):
@@ -100,6 +109,10 @@ class Wakeups:
             for number in numbers:
                 self._told(number, now)
             if len(numbers) < len(received):
+                for end in self._ends:
+                    with contextlib.suppress(OSError):
+                        os.write(end, bytes([_END]))
+                _LEFT.pop(writer, None)
                 os.close(writer)
                 os.close(reader)
                 return

@@ -322,6 +322,39 @@ def test_a_signal_after_a_fit_that_died_is_not_swallowed(tmp_path):
     signal.signal(signal.SIGTERM, before)
 
 
+def test_two_runs_that_end_in_the_order_in_which_they_began(tmp_path):
+    """What comes in between is the later one's, and nothing of either is left."""
+    both = [
+        keras.callbacks.CallbackList([ours(tmp_path / name)], model=sequential())
+        for name in ("one", "other")
+    ]
+    for each in both:
+        each.on_train_begin()
+    both[0].on_train_end()
+    raising("SIGINT")()
+    with pytest.raises(KeyboardInterrupt):
+        both[1].on_train_end()
+    with pytest.raises(KeyboardInterrupt):
+        raising("SIGINT")()
+
+
+def test_a_run_that_is_over_passes_signals_on(tmp_path):
+    """Whether somebody calls its handler or has put it back, as it was there before."""
+    seen, kept = [], []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("before"))
+
+    def take_over():
+        kept.append(signal.signal(signal.SIGTERM, lambda *given: kept[0](*given)))
+
+    fit(ours(tmp_path / "run"), At("on_train_begin", 1, take_over))
+    raising("SIGTERM")()
+    assert seen == ["before"]
+    signal.signal(signal.SIGTERM, kept[0])
+    raising("SIGTERM")()
+    assert seen == ["before"] * 2
+    signal.signal(signal.SIGTERM, before)
+
+
 def test_save_on_signal_false_leaves_signals_alone(tmp_path, handlers):
     """They do what they did."""
     seen = []

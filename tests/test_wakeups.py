@@ -117,3 +117,20 @@ def test_a_forked_child_has_what_was_there_before():
     assert signal.set_wakeup_fd(-1) == writer
     os.close(reader)
     os.close(writer)
+
+
+def test_closed_in_the_order_in_which_they_were_opened():
+    """The earlier one's place is taken away once the later one lets go of it."""
+    before = descriptors()
+    earlier, _ = listening()
+    later, told = listening()
+    both = threads()
+    earlier.close()
+    signal.raise_signal(signal.SIGUSR1)
+    assert told.get(timeout=WAIT) == signal.SIGUSR1
+    later.close()
+    assert signal.set_wakeup_fd(-1) == -1
+    for thread in both:
+        thread.join(WAIT)
+    assert threads() == []
+    assert descriptors() == before
