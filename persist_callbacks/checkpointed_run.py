@@ -34,7 +34,7 @@ from persist_callbacks.saving import Keep, Saver
 from persist_callbacks.storage import cache_files, progress
 from persist_callbacks.storage.progress import ProgressFile
 from persist_callbacks.storage.schedule import Triggers
-from persist_callbacks.storage.store import Store
+from persist_callbacks.storage.store import Committed, Store
 from persist_callbacks.training import (
     callback_state,
     data_position,
@@ -114,10 +114,6 @@ class CheckpointedRun:
         self._recovery = self._find_recovery()
         self._settings = settings.describe(self._model, loop.arguments)
         loop.arguments = {}
-        start = Position(0, 0, 0)
-        if self._recovery is not None:
-            start = self._recovery.state.position
-        self._epoch, self._batch, self._step = start.epoch, start.batch, start.step
         self._trained = self._in_batch = self._is_whole = False
         self._cut_short = self._size_known = self._over = False
         self._validation: FitData | None = None
@@ -153,6 +149,13 @@ class CheckpointedRun:
             options.path, versions=environment.versions()
         )
         try:
+            if self._store.checkpoints()[-1:] != self._newest:
+                # Whoever has held the directory until now has saved since we looked.
+                self._recovery = self._find_recovery()
+            start = Position(0, 0, 0)
+            if self._recovery is not None:
+                start = self._recovery.state.position
+            self._epoch, self._batch, self._step = start.epoch, start.batch, start.step
             self._saver = Saver(
                 self._store,
                 triggers=options.triggers,
@@ -217,8 +220,10 @@ class CheckpointedRun:
         options = self._options
         recovery = None
         self._damaged: list[tuple[Path, str]] = []
+        self._newest: list[Committed] = []
         with contextlib.suppress(CheckpointNotFound):
             store = Store.open_for_reading(options.path)
+            self._newest = store.checkpoints()[-1:]
             sound = store.newest_sound()
             self._damaged = [(path, str(why)) for path, why in sound.passed_over]
             if sound.committed is not None:

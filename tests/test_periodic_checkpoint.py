@@ -763,6 +763,25 @@ def test_two_fits_on_one_directory(tmp_path):
     assert kept_steps(run) == [14]
 
 
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("keep", [3, 1])
+def test_who_held_the_directory_saves_before_letting_go(keep, tmp_path, monkeypatch):
+    """The run goes on from that one, and not from what it had found before."""
+    run, opened = tmp_path / "run", Store.open_for_writing
+    fit(linear(), ours(run, keep_last=keep), epochs=1)
+
+    def open_late(*given, **options):
+        monkeypatch.setattr(Store, "open_for_writing", opened)
+        fit(linear(), ours(run, keep_last=keep), epochs=3)
+        return opened(*given, **options)
+
+    monkeypatch.setattr(Store, "open_for_writing", open_late)
+    callback = ours(run, keep_last=keep)
+    fit(linear(), callback, epochs=4)
+    assert callback.resume_point.step == 21
+    assert kept_steps(run)[-1] == 28
+
+
 def test_draws_that_no_checkpoint_can_hold_are_told_of(tmp_path, capsys):
     """Once in each process, as soon as the train function is there."""
 
