@@ -116,6 +116,8 @@ class CheckpointedRun:
         loop.arguments = {}
         self._trained = self._in_batch = self._is_whole = False
         self._cut_short = self._size_known = self._over = False
+        # Ends of epochs that the data had been told of when the present one began.
+        self._ended_before = 0
         self._validation: FitData | None = None
         # Until its first validation, what an earlier process has left of the data.
         self._validated = Passed()
@@ -396,6 +398,7 @@ class CheckpointedRun:
         """Note which epoch begins."""
         if self._fit is not None:
             self._fit.forget_start()
+            self._ended_before = self._fit.data.epochs_ended
         if self._fit is not None or epoch != self._epoch:
             self._batch = 0
         if not self._trained and self.resume_point is None and self._recovery is None:
@@ -789,11 +792,9 @@ class CheckpointedRun:
         if self._recovery is not None and self._recovery.state.in_validation:
             # The script validates no more.
             self._resume_in_validation(self._recovery)
-        known = self._loop.batches_per_epoch
-        if self._fit is not None and self._model.stop_training:
-            # Metrics and callbacks have seen the end of an epoch that has none: no
-            # checkpoint of it would be exact, and the last one is.
-            self._cut_short = known is not None and self._batch < known
+        # Metrics and callbacks have seen the end of an epoch that has none: no
+        # checkpoint of it would be exact, and the last one is.
+        self._cut_short = self._is_cut_short()
         self._tell_of(self._doubts.about_test_steps())
         for data in self._watched():
             data.callbacks_end_epoch()
@@ -808,6 +809,20 @@ class CheckpointedRun:
         if stopped or self._epoch >= self._loop.epochs:
             # Before train end averages weights or puts the best ones back.
             self._last = self._saver.take_ahead(lambda: self._take_last(stopped))
+
+    def _is_cut_short(self) -> bool:
+        """Whether training was told to stop within the epoch that is under way."""
+        if self._fit is None or not self._model.stop_training:
+            return False
+        if self._has_reached_end(self._fit):
+            return False
+        # Told to stop at the last batch, fit does not look for an end.
+        known = self._loop.batches_per_epoch
+        return known is None or self._batch < known
+
+    def _has_reached_end(self, fit: FitLoop) -> bool:
+        """Whether fit has come to the data's end in this epoch, wherever that was."""
+        return fit.data.epochs_ended > self._ended_before
 
     def _take_last(self, stopped: bool = False) -> Snapshot:
         iterator = self._iterator

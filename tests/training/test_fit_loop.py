@@ -6,6 +6,7 @@ A version that moves one of these fails the test that is named for it.
 from __future__ import annotations
 
 import inspect
+import warnings
 
 import keras
 import numpy as np
@@ -433,6 +434,34 @@ def test_length_of_a_generator_is_unknown():
         fit(linear(), callback, data=dataset, epochs=2)
     # Some versions count the batch that was not there.
     assert lengths in ([None, 3, 3], [None, 4, 4])
+
+
+@pytest.mark.parametrize("steps", [None, 2, 9])
+@pytest.mark.parametrize("known", [True, False])
+def test_data_adapter_is_told_of_the_ends_that_fit_comes_to(known, steps):
+    """Whether by their length or by drawing in vain; not where it is told to stop."""
+    dataset = tf.data.Dataset.from_tensor_slices((X, Y))
+    if not known:
+        dataset = dataset.filter(lambda x, y: x[0] > -9.0)
+    told = []
+
+    def begin(callback):
+        callback.loop = FitLoop.around(callback)
+        callback.loop.data.count_epochs(0)
+        told.append(callback.loop.data.epochs_ended)
+
+    def epoch(callback):
+        told.append(callback.loop.data.epochs_ended)
+
+    def batch(callback):
+        callback.model.stop_training = len(told) == 3
+
+    watches = At(on_train_begin=begin, on_epoch_end=epoch, on_train_batch_end=batch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        more = {"steps_per_epoch": steps} if steps else {}
+        fit(linear(), watches, data=dataset.batch(4), epochs=4, **more)
+    assert told == [0, 1, 2, 2]
 
 
 def test_steps_per_execution():

@@ -1,0 +1,102 @@
+"""Where an epoch ends, of data whose length fit does not know or was told wrongly."""
+
+from __future__ import annotations
+
+import functools
+
+import keras
+import pytest
+import tensorflow as tf
+
+from loops import CLASSES, FEATURES, data, train
+from persist_callbacks.storage.store import Store
+
+pytestmark = [
+    pytest.mark.usefixtures("deterministic", "synchronous", "processes_apart"),
+    pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning"),
+]
+BATCHES = 7
+
+
+def linear():
+    """The least that trains."""
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model
+
+
+def slices(rows=50):
+    return tf.data.Dataset.from_tensor_slices(data(rows)).shuffle(50)
+
+
+def unknown(rows=50):
+    return slices(rows).filter(lambda row, label: row[0] > -9.0).batch(8)
+
+
+def feeding(make, *, epochs=2, **more):
+    """Return a script's fit on the data that are made for it."""
+
+    def fit(model, callbacks):
+        more.setdefault("verbose", 0)
+        return model.fit(make(), epochs=epochs, callbacks=callbacks, **more)
+
+    return fit
+
+
+class Stops(keras.callbacks.Callback):
+    """Tells fit to stop, as one does that has reached its goal or its time."""
+
+    def __init__(self, *, epoch, batch=None):
+        super().__init__()
+        self._at, self._epoch = (epoch, batch), 0
+
+    def on_epoch_begin(self, epoch, logs=None):
+        self._epoch = epoch
+
+    def on_train_batch_end(self, batch, logs=None):
+        if (self._epoch, batch) == self._at:
+            self.model.stop_training = True
+
+    def on_epoch_end(self, epoch, logs=None):
+        if (epoch, None) == self._at:
+            self.model.stop_training = True
+
+    def get_state(self):
+        return {}
+
+    def set_state(self, state):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("make", "more"),
+    [
+        (unknown, {}),
+        (lambda: slices().batch(8), {"steps_per_epoch": 9}),
+        (unknown, {"steps_per_epoch": 9}),
+    ],
+    ids=["unknown", "fewer than asked for", "fewer and unknown"],
+)
+def test_stopped_at_an_epochs_end_a_run_is_finished(make, more, tmp_path):
+    """Though it ends before as many batches as fit has thought that there are."""
+    fit = feeding(make, epochs=9, **more)
+    stops = [Stops(epoch=2)]
+    found = train(linear, fit, tmp_path, callbacks=stops, every_steps=5)
+    newest = Store.open_for_reading(tmp_path).find("latest").record
+    assert (newest.position.step, newest.finished) == (3 * BATCHES, True)
+    assert train(linear, fit, tmp_path, callbacks=stops, every_steps=5) == found
+
+
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_stopped_within_an_epoch_a_run_goes_on_with_it(epoch, tmp_path):
+    """In the first one too, when nobody knows yet how long it would have been."""
+    fit = feeding(unknown)
+    stops = [Stops(epoch=epoch, batch=3)]
+    train(linear, fit, tmp_path, callbacks=stops, every_steps=2)
+    found = train(linear, fit, tmp_path, every_steps=2)
+    assert found == _uninterrupted()
+
+
+@functools.cache
+def _uninterrupted():
+    return train(linear, feeding(unknown), None)
