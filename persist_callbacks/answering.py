@@ -89,13 +89,14 @@ class Answerer:
             self._saver.save(take, request.reason)
             self._say(f"Checkpoint of step {step}, asked for by {request.reason}")
 
-    def end(self, step: int) -> None:
+    def end(self, step: int, *, is_safe: bool = True) -> None:
         """End the program after training, if it was asked to stop by then.
 
         What comes after training is left to the rerun.
 
         Args:
             step: the steps that are done.
+            is_safe: whether the last of them are in a checkpoint.
 
         Raises:
             KeyboardInterrupt: after Ctrl-C.
@@ -105,7 +106,7 @@ class Answerer:
         if request is None:
             return
         taken = time.monotonic() - request.at
-        self._note(request, step, True, taken)
+        self._note(request, step, is_safe, taken)
         self._say(f"Stopped by {request.reason} at the end of training.")
         raise request.exit()
 

@@ -728,7 +728,9 @@ class CheckpointedRun:
             validation.watch(self._ids_of_saved, self._fit.data)
             if self.resume_point is not None:
                 self._tell_of(validation.order_doubts())
-        if self._recovery is None and self._interruptions.is_listening:
+        listens = self._recovery is None and self._interruptions.is_listening
+        # Stopped within the epoch, fit has steps of it left, or the end to tell of.
+        if listens and self._has_reached_end(self._fit):
             data = self._fit.data
             self._held = self._saver.take_in_case(
                 lambda: self._take_in_validation(data)
@@ -861,7 +863,7 @@ class CheckpointedRun:
             self._over = True
         finally:
             self.release()
-        self._answerer.end(self._step)
+        self._answerer.end(self._step, is_safe=not self._cut_short)
 
     def let_signals_go(self) -> None:
         """Put back what is left of the handlers, after every other tail's train end."""

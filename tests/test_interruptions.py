@@ -543,6 +543,20 @@ def test_an_exception_at_train_end_loses_nothing(tmp_path):
     assert fit(ours(run), epochs=4) == fit(epochs=4)
 
 
+@pytest.mark.usefixtures("deterministic")
+def test_stopped_in_the_validation_of_an_epoch_that_was_cut_short(tmp_path):
+    """Its other steps are still to be done: no checkpoint says otherwise."""
+    expected = fit()
+    cuts = At(
+        "on_train_batch_end", 3, lambda: setattr(cuts.model, "stop_training", True)
+    )
+    stop = At("on_test_batch_end", 1, raising("SIGTERM"))
+    with pytest.raises(SystemExit):
+        fit(cuts, stop, ours(tmp_path))
+    assert [event["safe"] for event in journal(tmp_path, "stopped")] == [False]
+    assert fit(ours(tmp_path)) == expected
+
+
 def test_the_interpreter_writes_what_is_held_when_it_exits(tmp_path):
     """An exception that nobody catches, in a process of its own."""
     script = f"""
