@@ -44,7 +44,8 @@ class Boundary:
         passed: how often the data were begun anew so far.
         data: the data that the iterator goes through, None in a loop that is not fit's.
         last_logs: logs of the last step.
-        batches_per_epoch: as far as known.
+        batches_per_epoch: where fit was told.
+        learnt_batches: in an epoch, as far as it has found out.
         score: the monitored value, at the end of an epoch.
         stopped: whether training was told to stop.
         epochs: how many were asked for.
@@ -60,6 +61,7 @@ class Boundary:
     data: FitData | None
     last_logs: dict[str, Any]
     batches_per_epoch: int | None
+    learnt_batches: int | None = None
     score: Score | None = None
     stopped: bool = False
     epochs: int | None = None
@@ -241,6 +243,7 @@ class Capturer:
             random={},
             callbacks=tuple(states),
             batches_per_epoch=boundary.batches_per_epoch,
+            learnt_batches=boundary.learnt_batches,
             stopped=boundary.stopped,
             epochs=boundary.epochs,
             in_validation=boundary.in_validation,

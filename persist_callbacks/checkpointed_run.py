@@ -283,8 +283,9 @@ class CheckpointedRun:
             if self._recovery is not None:
                 self._fit.data.mark_end()
                 self._validation_beginning = self._recovery.validation_beginning()
-            if state is not None:
-                self._fit.data.expect_length(state.batches_per_epoch)
+                if not self._recovery.ended_an_epoch:
+                    # A finished run goes on with whatever data there are by now.
+                    self._fit.data.expect_length(self._recovery.state.learnt_batches)
 
     def _clear_caches(self, fit: FitLoop) -> None:
         """Let the data be drawn from, though a process died while it filled a cache."""
@@ -675,15 +676,18 @@ class CheckpointedRun:
         if self._refresh_due:
             self._capturer.refresh()
             self._refresh_due = False
+        data = self._fit.data if self._fit is not None else None
+        learnt = None if data is None else data.learnt_length
         return self._capturer.take(
             Boundary(
                 position=position,
                 iterator=iterator,
                 drawn=self._drawn,
                 passed=passed or self._passed(begins=iterator is None),
-                data=self._fit.data if self._fit is not None else None,
+                data=data,
                 last_logs=dict(self._last_logs),
-                batches_per_epoch=self._loop.batches_per_epoch,
+                batches_per_epoch=None if learnt else self._loop.batches_per_epoch,
+                learnt_batches=learnt,
                 score=score,
                 stopped=stopped,
                 epochs=self._loop.epochs,
@@ -798,6 +802,11 @@ class CheckpointedRun:
         # checkpoint of it would be exact, and the last one is.
         self._cut_short = self._is_cut_short()
         self._tell_of(self._doubts.about_test_steps())
+        if self._fit is not None and self._drawn > self._batch:
+            # What epochs of a steps_per_epoch had left over, by which none is long.
+            self._fit.data.expect_length(None)
+        if self._fit is not None and self.resume_point is not None:
+            self._tell_of(self._doubts.about_length(self._fit.data, self._batch))
         for data in self._watched():
             data.callbacks_end_epoch()
         self._epoch, self._batch = epoch + 1, 0

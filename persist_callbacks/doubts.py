@@ -35,7 +35,7 @@ class Doubts:
         self._loop = loop
         self._forgotten = callback_state.ForgottenState(())
         self._stray = StrayVariables()
-        self._train_told = self._test_told = False
+        self._train_told = self._test_told = self._length_told = False
 
     def training_begins(self) -> None:
         """Note what the callbacks hold, after all of them have reset themselves."""
@@ -87,6 +87,24 @@ class Doubts:
             return []
         self._test_told = True
         return _about("test", unsaved)
+
+    def about_length(self, data: FitData, batches: int) -> list[str]:
+        """Say that a resumed run leaves out what its data have more of.
+
+        Args:
+            data: what the model is trained on.
+            batches: of it that the epoch which ends has gone through.
+        """
+        known = data.learnt_length
+        if self._length_told or known is None or batches < known:
+            return []
+        self._length_told = True
+        return [
+            f"an epoch ends after {known} batches, as fit has learnt from an earlier "
+            "one, and the data have more than that had: if they have grown, give them "
+            "their length by tf.data.experimental.assert_cardinality, or fit "
+            "steps_per_epoch"
+        ]
 
     def warn_of_unsaved(self, data: Iterable[FitData]) -> None:
         """Warn of what has changed since training began and is not saved.

@@ -8,7 +8,7 @@ import keras
 import pytest
 import tensorflow as tf
 
-from loops import CLASSES, FEATURES, data, train
+from loops import CLASSES, FEATURES, Crash, data, train, train_with_crashes
 from persist_callbacks.storage.store import Store
 
 pytestmark = [
@@ -41,6 +41,10 @@ def feeding(make, *, epochs=2, **more):
         return model.fit(make(), epochs=epochs, callbacks=callbacks, **more)
 
     return fit
+
+
+def steps_of(run):
+    return Store.open_for_reading(run).find("latest").record.position.step
 
 
 class Stops(keras.callbacks.Callback):
@@ -100,3 +104,56 @@ def test_stopped_within_an_epoch_a_run_goes_on_with_it(epoch, tmp_path):
 @functools.cache
 def _uninterrupted():
     return train(linear, feeding(unknown), None)
+
+
+def test_a_length_that_is_told_later(tmp_path):
+    """It is not held against what fit had found, one more than there are."""
+    options = {"every_steps": 3, "data_state": "replay"}
+    with pytest.raises(Crash):
+        train(linear, feeding(unknown), tmp_path, crash_after=10, **options)
+    told = tf.data.experimental.assert_cardinality(BATCHES)
+    fit = feeding(lambda: unknown().apply(told))
+    found = train(linear, fit, tmp_path, **options)
+    # fit counts a step more where it looks for an end: the optimizer differs.
+    assert found.history == _uninterrupted().history
+
+
+def test_a_finished_run_goes_on_with_all_data_that_there_are_by_now(tmp_path):
+    """Neither as many as there were, nor as many as it was told to take."""
+    train(linear, feeding(lambda: unknown(40), epochs=1), tmp_path / "grown")
+    train(linear, feeding(lambda: unknown(80)), tmp_path / "grown")
+    assert steps_of(tmp_path / "grown") == 5 + 10
+
+    few = feeding(lambda: unknown(80), epochs=1, steps_per_epoch=3)
+    train(linear, few, tmp_path / "tried")
+    train(linear, feeding(lambda: unknown(80), epochs=3), tmp_path / "tried")
+    # The iterator that was in use comes to its end first.
+    assert steps_of(tmp_path / "tried") == 3 + 7 + 10
+
+
+def test_data_that_have_grown_in_the_midst_of_a_run_are_told_of(tmp_path, capsys):
+    """As fit ends each epoch where its first one has, and a resumed one does so too."""
+    options = {"every_epochs": 1, "data_state": "replay", "verbose": 1}
+    with pytest.raises(Crash):
+        fit = feeding(lambda: unknown(40))
+        train(linear, fit, tmp_path, crash_after=7, **options)
+    fit = feeding(lambda: unknown(80), epochs=3)
+    train(linear, fit, tmp_path, **options)
+    assert steps_of(tmp_path) == 5 + 6 + 6
+    told = "Resumed: an epoch ends after 6 batches, as fit has learnt"
+    assert capsys.readouterr().out.count(told) == 1
+
+
+def lengths():
+    """Make data that are of another length each epoch."""
+    rows = slices().batch(4)
+    return rows.filter(lambda row, label: tf.reduce_sum(row[:, 0]) > 0.0)
+
+
+@pytest.mark.parametrize("crashes", [[7], [12], [18]])
+def test_epochs_of_another_length_each(crashes, tmp_path):
+    """They end where they would have, which the first one decides."""
+    fit = feeding(lengths, epochs=4)
+    expected = train(linear, fit, None)
+    found = train_with_crashes(linear, fit, tmp_path, crashes, every_epochs=1)
+    assert found == expected

@@ -119,6 +119,8 @@ class FitData:
         self._source = epoch_iterator
         self._shuffle = shuffle
         self._given = given
+        # Of other data, fit learns their length as it comes to their end.
+        self._tells_length = epoch_iterator.num_batches is not None
         self._epochs = 0
         self._forgotten: python_data.ForgottenChanges | None = None
         self._calls_python: bool | None = None
@@ -145,6 +147,14 @@ class FitData:
         """Batches in an epoch, None while that is unknown."""
         known = self._source.num_batches
         return int(known) if known and int(known) > 0 else None
+
+    @property
+    def learnt_length(self) -> int | None:
+        """Batches in an epoch of data that do not tell, since fit has come to an end.
+
+        It takes the one that was not there for one more.
+        """
+        return None if self._tells_length else self.batches_per_epoch
 
     @property
     def is_python(self) -> bool:
@@ -349,13 +359,13 @@ class FitData:
     def expect_length(self, batches: int | None) -> None:
         """Tell fit the length of epochs that an earlier process has learnt.
 
-        Of data whose length is not known, fit learns it in its first epoch; it makes
-        iterators otherwise from then on.
+        Of data whose length is not known, fit learns it in its first epoch; it goes
+        through no more of them from then on, and makes iterators otherwise.
 
         Args:
-            batches: batches in an epoch; None if that process did not know either.
+            batches: the `learnt_length` of then.
         """
-        if self._source.num_batches is None:
+        if not self._tells_length:
             self._source._num_batches = batches
 
     def add_seen(self, batches: int) -> None:

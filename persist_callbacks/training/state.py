@@ -31,7 +31,8 @@ class TrainingState:
         random: state of the process-wide generators.
         callbacks: the callbacks' states.
         last_logs: logs of the last step, as ``fit`` had them.
-        batches_per_epoch: as far as it was known.
+        batches_per_epoch: where fit was told.
+        learnt_batches: in an epoch, as far as it had found out.
         stopped: whether training was stopped before all epochs were done.
         epochs: how many were asked for.
         replaced_at_end: keys that have another value under ``before_train_end/``.
@@ -48,6 +49,7 @@ class TrainingState:
     callbacks: tuple[CallbackState, ...] = ()
     last_logs: dict[str, Any] = field(default_factory=dict)
     batches_per_epoch: int | None = None
+    learnt_batches: int | None = None
     stopped: bool = False
     epochs: int | None = None
     replaced_at_end: tuple[str, ...] = ()

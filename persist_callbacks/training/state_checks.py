@@ -41,6 +41,7 @@ def check(state: TrainingState) -> None:
         drawn=data.drawn,
         variables=data.variables,
         batches_per_epoch=state.batches_per_epoch,
+        learnt_batches=state.learnt_batches,
         epochs=state.epochs,
         iterators=data.passed.iterators,
         epochs_ended=data.passed.epochs,

@@ -421,10 +421,11 @@ def test_length_of_a_generator_is_unknown():
 
     signature = tuple(tf.TensorSpec((4, n), tf.float32) for n in (3, 1))
     dataset = tf.data.Dataset.from_generator(generate, output_signature=signature)
-    lengths = []
+    lengths, learnt = [], []
 
     def note(callback):
         lengths.append(callback.loop.batches_per_epoch)
+        learnt.append(callback.loop.data.learnt_length)
 
     callback = At(
         on_train_begin=lambda me: (setattr(me, "loop", FitLoop.around(me)), note(me)),
@@ -434,6 +435,7 @@ def test_length_of_a_generator_is_unknown():
         fit(linear(), callback, data=dataset, epochs=2)
     # Some versions count the batch that was not there.
     assert lengths in ([None, 3, 3], [None, 4, 4])
+    assert learnt == lengths
 
 
 @pytest.mark.parametrize("steps", [None, 2, 9])

@@ -57,6 +57,7 @@ STATES = st.builds(
     ).map(tuple),
     last_logs=st.dictionaries(st.text(), JSON, max_size=3),
     batches_per_epoch=st.none() | COUNTS,
+    learnt_batches=st.none() | COUNTS,
     stopped=st.booleans(),
     replaced_at_end=st.lists(st.text()).map(tuple),
 )
