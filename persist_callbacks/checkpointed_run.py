@@ -21,6 +21,7 @@ from persist_callbacks.capturing import Boundary, Capturer, Snapshot
 from persist_callbacks.doubts import Doubts
 from persist_callbacks.errors import (
     CheckpointNotFound,
+    ModelNotBuilt,
     NothingToResume,
     PersistError,
     PersistWarning,
@@ -361,9 +362,7 @@ class CheckpointedRun:
                 recovery.state.data.passed.drawn,
                 recovery.data_end(),
             )
-        if over and not self._model.built:
-            self._build_for_nothing_to_train()
-        if self._model.built:
+        if self._is_ready(recovery, over=over):
             # Begin hooks of epochs and batches shall see the model as it was. Its
             # metrics fit will reset then, as it would have after that epoch.
             lasting = recovery.ended_an_epoch and lasting_metrics.may_be_in(self._model)
@@ -387,11 +386,30 @@ class CheckpointedRun:
         elif recovery.state.position.batch:
             self._fit.mute_batches_before(recovery.state.position.batch)
 
-    def _build_for_nothing_to_train(self) -> None:
-        """Make the variables of a model that no step will make any more."""
-        spec = None if self._fit is None else self._fit.data.element_spec()
-        if spec is not None:
-            model_building.build_model(self._model, spec)
+    def _is_ready(self, recovery: Recovery, *, over: bool) -> bool:
+        """Make variables that no step will make in time; say if the model has its own.
+
+        Where an epoch had ended, the next one's begin hooks are to come on top of what
+        is put back; where the run is over, no step comes at all.
+        """
+        if self._fit is None:
+            return True
+        if (over or recovery.ended_an_epoch) and not recovery.fits(self._model):
+            # Code of the user's, which may not be made for this.
+            with contextlib.suppress(Exception):
+                model_building.build_all(self._model, self._fit.data.element_spec())
+        if model_building.is_built(self._model) or recovery.fits(self._model):
+            return True
+        if over:
+            raise ModelNotBuilt(
+                self._options.path,
+                expected="a built model, since the run there is finished",
+                found=f"{type(self._model).__name__} {self._model.name!r}, that "
+                "cannot be built by the shapes of its data",
+                advice="Begin its layers with keras.Input(...), or call them on one "
+                "batch first.",
+            )
+        return False
 
     # -- steps ----------------------------------------------------------------------
 

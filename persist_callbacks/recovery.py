@@ -28,6 +28,7 @@ from persist_callbacks.training import (
     callback_state,
     data_position,
     json_values,
+    model_building,
     randomness,
     settings,
 )
@@ -162,7 +163,7 @@ class Recovery:
         Raises:
             ArchitectureMismatch: its variables do not fit.
         """
-        if not model.built or not model.variables:
+        if not model_building.is_built(model):
             return
         roles: list[training_variables.Role] = ["model"]
         optimizers = training_variables.optimizers_of(model)
@@ -268,6 +269,14 @@ class Recovery:
         training_variables.restore(pairs, tensors)
         self._counts = Counter(item.info.role for _, item in pairs)
         self._left_out["variables"] = left_out + of_metrics
+        return not left_out
+
+    def fits(self, model: Any) -> bool:
+        """Whether all that was saved, but for metrics, is there to be assigned to."""
+        try:
+            _, left_out, _ = self._match(model, metrics=False)
+        except ArchitectureMismatch:
+            return False
         return not left_out
 
     @property

@@ -22,7 +22,7 @@ from loops import (
     train_with_crashes,
 )
 from persist_callbacks import PeriodicCheckpoint, resume
-from persist_callbacks.errors import DataMismatch
+from persist_callbacks.errors import DataMismatch, ModelNotBuilt
 from persist_callbacks.storage.store import Store
 
 pytestmark = pytest.mark.usefixtures("deterministic", "synchronous")
@@ -282,7 +282,7 @@ def test_metrics_that_last_over_epochs(named, way, tmp_path):
             falls = keras.callbacks.LearningRateScheduler(lambda _, rate: rate * 0.9)
             return arrays(
                 model,
-                [*callbacks, *[falls] * named],
+                [*callbacks, falls],
                 epochs=total,
                 validation_split=0.2,
             )
@@ -646,6 +646,95 @@ def test_what_is_not_where_keras_would_have_it(build, fit, tmp_path):
     expected = train(build, fit, None)
     found = train_with_crashes(build, fit, tmp_path / "run", [10, 6], every_steps=3)
     assert found == expected
+
+
+class Adversaries(keras.Model):
+    """Two networks with an optimizer each and no call, as Keras' examples have them."""
+
+    def __init__(self):
+        super().__init__()
+        self.critic, self.maker = (
+            keras.Sequential([keras.Input((size,)), keras.layers.Dense(width)])
+            for size, width in ((FEATURES, 1), (2, FEATURES))
+        )
+        self.both = [keras.optimizers.Adam(0.01), keras.optimizers.SGD(0.05, 0.9)]
+        self.seeds = keras.random.SeedGenerator(7)
+
+    def train_step(self, batch):
+        real, _ = batch
+        with tf.GradientTape(persistent=True) as tape:
+            made = self.maker(keras.random.normal((8, 2), seed=self.seeds))
+            fooled = tf.reduce_mean(self.critic(made))
+            caught = fooled - tf.reduce_mean(tf.tanh(self.critic(real)))
+            missed = -fooled
+        weights = self.critic.trainable_variables
+        self.both[0].apply(tape.gradient(caught, weights), weights)
+        weights = self.maker.trainable_variables
+        self.both[1].apply(tape.gradient(missed, weights), weights)
+        return {"caught": caught}
+
+
+def adversaries():
+    model = Adversaries()
+    model.compile()
+    return model
+
+
+class Slows(keras.callbacks.Callback):
+    """Lowers the rates of a model's own optimizers as an epoch begins."""
+
+    def on_epoch_begin(self, epoch, logs=None):
+        for optimizer in self.model.both:
+            optimizer.learning_rate.assign(0.5 * optimizer.learning_rate)
+
+
+@pytest.mark.usefixtures("processes_apart")
+@pytest.mark.parametrize("build", [adversaries, two_optimizers])
+def test_optimizers_that_a_step_alone_can_build(build, tmp_path):
+    """From an epoch's beginning by replay, where none can be rehearsed; at the end."""
+
+    def epochs(total):
+        def fit(model, callbacks):
+            return arrays(model, [*callbacks, Slows()], epochs=total)
+
+        return fit
+
+    run, options = tmp_path / "run", {"every_epochs": 1, "data_state": "replay"}
+    expected = train(build, epochs(4), None)
+    first = train_with_crashes(build, epochs(2), run, [10], **options)
+    assert train(build, epochs(2), run, **options) == first
+    assert train(build, epochs(4), run, **options) == expected
+
+
+class Eager(keras.Model):
+    """Has layers that only a step builds, which runs Python."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = keras.layers.Dense(1)
+
+    def train_step(self, batch):
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_mean(self.layer(batch[0]) ** 2)
+        weights = self.layer.trainable_variables
+        self.optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": float(loss)}
+
+
+@pytest.mark.usefixtures("processes_apart")
+def test_a_finished_run_whose_model_nothing_can_build(tmp_path):
+    """It is not left with the weights that it began with; more epochs it may have."""
+
+    def eager():
+        model = Eager()
+        model.compile("adam", run_eagerly=True)
+        return model
+
+    two, three = (functools.partial(arrays, epochs=total) for total in (2, 3))
+    train(eager, two, tmp_path / "run")
+    with pytest.raises(ModelNotBuilt, match=r"finished, found Eager .* Begin its"):
+        train(eager, two, tmp_path / "run")
+    assert train(eager, three, tmp_path / "run") == train(eager, three, None)
 
 
 def beside_one_without_an_end(model, callbacks):

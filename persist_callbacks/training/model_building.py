@@ -11,6 +11,20 @@ import tensorflow as tf
 from persist_callbacks.training.variables import layers_of
 
 
+def is_built(model: Any) -> bool:
+    """Whether a model has its variables, as far as it can tell.
+
+    Keras never marks one as built that has no ``call``, as a GAN may be: there its
+    layers tell.
+
+    Args:
+        model: the Keras model.
+    """
+    if model.built or type(model).call is not keras.Model.call:
+        return bool(model.built and model.variables)
+    return bool(model.variables) and all(layer.built for layer in layers_of(model))
+
+
 def build_sequential(model: Any, element_spec: Any) -> None:
     """Build a Sequential without Input for batches of any size.
 
@@ -61,17 +75,40 @@ def build_rest(model: Any, element_spec: Any) -> None:
 
 
 def build_all(model: Any, element_spec: Any) -> None:
-    """Make a model, its optimizer and its compiled metrics create their variables.
+    """Make a model, its optimizers and its metrics create their variables.
 
     Keras does the same before the first step under a distribution strategy; its method
-    for that has no public name.
+    for that has no public name. A train step of the user's may drive optimizers that
+    Keras does not know of, each with a part of the weights: it is traced, which makes
+    all that it would make, and not run.
 
     Args:
         model: the compiled Keras model.
         element_spec: structure of ``tf.TypeSpec`` of one batch of ``fit``'s data.
     """
+    # One that is to run eagerly need not be fit to be traced.
+    if type(model).train_step is not keras.Model.train_step and not model.run_eagerly:
+        _trace_train_step(model, element_spec)
+        return
     build_model(model, element_spec)
     model._symbolic_build(data_batch=element_spec)
+
+
+def _trace_train_step(model: Any, element_spec: Any) -> None:
+    """Trace a train step as fit's train function would, which itself stays untraced.
+
+    That is done after the begin hooks of the first epoch, which may change the model.
+    """
+
+    def step(batch: Any) -> None:
+        # What a batch lacks comes as one of these, and Keras makes it None too.
+        batch = keras.tree.map_structure(
+            lambda part: None if isinstance(part, tf.experimental.Optional) else part,
+            batch,
+        )
+        model.distribute_strategy.run(model.train_step, args=(batch,))
+
+    tf.function(step, autograph=False).get_concrete_function(element_spec)
 
 
 def unknown_inputs(model: Any, element_spec: Any) -> Any:

@@ -577,6 +577,50 @@ def test_symbolic_build_makes_every_variable_of_training():
     assert not np.array_equal(model.layers[0].kernel.numpy(), kernel)
 
 
+class Halves(keras.Model):
+    """Trains each of two layers by an optimizer of its own, and has no call."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = keras.layers.Dense(2), keras.layers.Dense(1)
+        self.both = [keras.optimizers.Adam(), keras.optimizers.SGD(momentum=0.9)]
+
+    def train_step(self, batch):
+        x, y, _ = keras.utils.unpack_x_y_sample_weight(batch)
+        with tf.GradientTape(persistent=True) as tape:
+            loss = tf.reduce_mean((self.second(self.first(x)) - y) ** 2)
+        for layer, optimizer in zip((self.first, self.second), self.both, strict=True):
+            weights = layer.trainable_variables
+            optimizer.apply(tape.gradient(loss, weights), weights)
+        return {"loss": loss}
+
+
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize("given", ["arrays", "generator"])
+def test_a_traced_train_step_makes_every_variable_of_its_own(given):
+    """Optimizers that Keras does not know of, too; fit's own function is left alone."""
+    model = Halves()
+    model.compile()
+    assert not model_building.is_built(model)
+
+    def look(loop):
+        model_building.build_all(model, loop.data.element_spec())
+        assert not fit_loop._traced(model.train_function)
+        counts = [len(optimizer.variables) for optimizer in model.both]
+        return counts, sum(int(each.iterations) for each in model.both)
+
+    # Keras gives what is left out of a batch as an Optional.
+    rows = ((X[at : at + 4], Y[at : at + 4], None) for at in range(0, 20, 4))
+    data = rows if given == "generator" else None
+    _, found = loop_in(model, look, data=data)
+    assert found == ([2 + 2 * 2, 2 + 2], 0)
+    assert [len(each.variables) for each in model.both] == found[0]
+    # Keras never says so of one without call.
+    assert model_building.is_built(model)
+    assert not model.built
+    assert not model.optimizer.built
+
+
 def test_a_sequential_is_built_for_any_batch_size():
     """Keras would build it for the first batch's, and its graph be bound to that."""
     model = keras.Sequential([keras.layers.Dense(1)])
