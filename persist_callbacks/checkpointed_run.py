@@ -238,6 +238,9 @@ class CheckpointedRun:
                 found="none",
                 advice='Give the directory of a run, or resume="auto" to start one.',
             )
+        if self._fit is None:
+            # Not when hours of training are to be resumed.
+            require_trainable(self._model, options.path, built=recovery is not None)
         if recovery is None:
             return None
         if options.resume == "never":
@@ -247,9 +250,7 @@ class CheckpointedRun:
                 found=recovery.committed.record.name,
                 advice='Give a new directory, or resume="auto" to go on with this run.',
             )
-        if self._fit is None:
-            require_trainable(self._model, options.path)
-        else:
+        if self._fit is not None:
             recovery.check_data(
                 self._fit.batches_per_epoch, self._fit.steps_per_execution
             )
@@ -832,7 +833,9 @@ class CheckpointedRun:
         self._epoch_seconds = time.monotonic() - self._epoch_began_at
         self._note_progress()
         self._saver.check()
-        stopped = bool(self._model.stop_training) and self._epoch < self._loop.epochs
+        # An attribute that compile makes, and fit.
+        told = bool(getattr(self._model, "stop_training", False))
+        stopped = told and self._epoch < self._loop.epochs
         if self._cut_short:
             return
         if stopped or self._epoch >= self._loop.epochs:

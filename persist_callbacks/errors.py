@@ -102,11 +102,11 @@ class SaveFailed(PersistError):
 
 
 class ModelNotBuilt(PersistError):
-    """The model has no variables yet, and nothing says what its inputs are."""
+    """A model or an optimizer has no variables yet, and nothing says of what size."""
 
 
 class ModelNotCompiled(PersistError):
-    """The model has no optimizer to restore into."""
+    """The model holds no optimizer, to be saved and restored into."""
 
 
 class ArchitectureMismatch(PersistError):

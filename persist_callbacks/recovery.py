@@ -244,12 +244,15 @@ class Recovery:
 
         Raises:
             ArchitectureMismatch: the variables do not fit.
+            ModelNotBuilt: an optimizer of the model's own is not built, where nothing
+                builds it any more.
         """
         self._build_optimizer(model, early=early or build is not None)
         try:
             pairs, left_out, of_metrics = self._match(model, metrics)
         except ArchitectureMismatch:
             if build is None and not early:
+                self._require_own_optimizers(model)
                 raise
             pairs, left_out, of_metrics = [], ["the optimizer is not whole"], []
             if build is None:
@@ -485,16 +488,48 @@ class Recovery:
         )
         return list(pairs)
 
+    def _require_own_optimizers(self, model: Any) -> None:
+        """Say so where optimizers that nobody has built are what keeps it from fitting.
+
+        Raises:
+            ArchitectureMismatch: the model does not fit in itself.
+            ModelNotBuilt: optimizers beside the compiled one have no variables yet.
+        """
+        self._match_model(model)
+        unbuilt = [
+            f"{type(each).__name__} {each.name!r}"
+            for each in training_variables.optimizers_of(model)
+            if not each.built and each is not getattr(model, "optimizer", None)
+        ]
+        if unbuilt:
+            raise ModelNotBuilt(
+                self.committed.path,
+                expected="optimizers that have their variables, as it has them",
+                found=f"without: {', '.join(unbuilt)}",
+                advice="Call optimizer.build(variables) of each first, with the "
+                "variables that it trains.",
+            ) from None
+
     def _build_optimizer(self, model: Any, *, early: bool) -> None:
         """Make the compiled optimizer's variables, as fit's own train step would.
 
         A train step of the user's may give it a part of the weights only; that is left
-        to the step itself, where one comes.
+        to the step itself, where one comes. One that had none when it was saved, since
+        others do its work, stays as it is.
         """
         optimizer = getattr(model, "optimizer", None)
-        if not model.built or optimizer is None or optimizer.built:
+        if optimizer is None or optimizer.built or not model_building.is_built(model):
             return
-        if not early or type(model).train_step is keras.Model.train_step:
+        if early and type(model).train_step is not keras.Model.train_step:
+            return
+        live = training_variables.infos(training_variables.collect(model, held=False))
+        # It comes first, and behind what it has without them another one, or nothing.
+        first = slice(len(optimizer.variables) + 1)
+        unlike = training_variables.differences(
+            [info for info in self.state.variables if info.role == "optimizer"][first],
+            [info for info in live if info.role == "optimizer"][first],
+        )
+        if unlike:
             optimizer.build(model.trainable_variables)
 
     def _lost(self) -> tuple[int | None, float]:
@@ -545,16 +580,17 @@ class Recovery:
         return f"by replay of {data.drawn} batches ({data.reason})"
 
 
-def require_trainable(model: Any, where: object) -> None:
+def require_trainable(model: Any, where: object, *, built: bool = True) -> None:
     """Refuse a model that nothing can be restored into.
 
     Args:
         model: the Keras model.
         where: the argument or directory, for the message.
+        built: whether it must have its variables by now.
 
     Raises:
         ArgumentError: it is no model.
-        ModelNotCompiled: it has no optimizer.
+        ModelNotCompiled: it has no optimizer, not among its attributes either.
         ModelNotBuilt: it has no variables yet.
     """
     if not all(hasattr(model, name) for name in ("name", "built", "variables")):
@@ -564,14 +600,15 @@ def require_trainable(model: Any, where: object) -> None:
             found=repr(model),
             advice="Build and compile it as when the run was started.",
         )
-    if getattr(model, "optimizer", None) is None:
+    if not training_variables.optimizers_of(model):
         raise ModelNotCompiled(
             where,
             expected="a compiled model",
             found=f"{type(model).__name__} {model.name!r} without an optimizer",
-            advice="Call model.compile(...) first, as when the run was started.",
+            advice="Call model.compile(...) first, with the optimizer that trains it: "
+            "one that the model does not hold is not saved.",
         )
-    if not model.built or not model.variables:
+    if built and not model_building.is_built(model):
         raise ModelNotBuilt(
             where,
             expected="a built model",

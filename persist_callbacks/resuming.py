@@ -36,7 +36,7 @@ def resume(
     Raises:
         ArgumentError: an argument is nothing of its kind.
         ModelNotCompiled: the model has no optimizer.
-        ModelNotBuilt: the model has no variables.
+        ModelNotBuilt: the model has no variables, or an optimizer of its own has none.
         NotARunDirectory: the directory holds something else.
         CheckpointNotFound: there is no such checkpoint.
         NoSoundCheckpoint: all checkpoints are damaged.

@@ -28,6 +28,8 @@ from persist_callbacks import PeriodicCheckpoint, resume
 from persist_callbacks.checkpointed_run import CheckpointedRun
 from persist_callbacks.errors import (
     ArgumentError,
+    ModelNotBuilt,
+    ModelNotCompiled,
     NothingToResume,
     PersistWarning,
     RunLocked,
@@ -607,15 +609,14 @@ def test_data_that_are_validated_on_too_change_themselves(tmp_path):
         )
 
 
-def own_loop(model, callback, *others, epochs=3, crash=None):
+def own_loop(model, callback, *others, epochs=3, crash=None, optimizer=None):
     """A loop as users write it, with a GradientTape and Keras' CallbackList."""
     x, y = data()
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     listed = keras.callbacks.CallbackList(
         [*others, callback], model=model, epochs=epochs, steps=7, add_history=True
     )
-    done = []
-    model.stop_training = False
+    done, optimizer = [], optimizer or model.optimizer
     listed.on_train_begin()
     point = callback.resume_point
     first = 0 if point is None else point.epoch
@@ -630,7 +631,7 @@ def own_loop(model, callback, *others, epochs=3, crash=None):
             with tf.GradientTape() as tape:
                 value = loss(y[rows], model(x[rows], training=True))
             gradients = tape.gradient(value, model.trainable_variables)
-            model.optimizer.apply(gradients, model.trainable_variables)
+            optimizer.apply(gradients, model.trainable_variables)
             listed.on_train_batch_end(batch, {"loss": float(value)})
             done.append((epoch, batch))
         listed.on_epoch_end(epoch, {"loss": float(value)})
@@ -661,6 +662,48 @@ def test_a_loop_of_ones_own(tmp_path):
     for one, other in zip(expected.variables, model.variables, strict=True):
         np.testing.assert_array_equal(one, other)
     assert int(model.optimizer.iterations.numpy()) == 21
+
+
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize("compiled", [False, True], ids=["", "another's"])
+def test_a_loop_whose_optimizer_is_an_attribute(compiled, tmp_path):
+    """Without compile, or with one that has another optimizer do nothing."""
+
+    def fresh():
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential(
+            [keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)]
+        )
+        if compiled:
+            model.compile()
+        model.own = keras.optimizers.Adam(0.01)
+        return model
+
+    run, expected = tmp_path / "run", fresh()
+    own_loop(expected, ours(tmp_path / "other"), optimizer=expected.own)
+    started = fresh()
+    with pytest.raises(Crash):
+        own_loop(started, ours(run, every_steps=4), crash=11, optimizer=started.own)
+    model = fresh()
+    for refused in (
+        lambda: resume(model, run),
+        lambda: own_loop(model, ours(run), optimizer=model.own),
+    ):
+        with pytest.raises(ModelNotBuilt, match=r"without: Adam .*build\(variables\)"):
+            refused()
+    model.own.build(model.trainable_variables)
+    assert len(own_loop(model, ours(run), optimizer=model.own)) == 13
+    both = [(each.variables, each.own.variables) for each in (expected, model)]
+    for one, other in zip(*(keras.tree.flatten(each) for each in both), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_loop_whose_optimizer_nobody_could_save_is_refused(tmp_path):
+    """At its first run, not when what it has trained is to be resumed."""
+    model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(CLASSES)])
+    with pytest.raises(ModelNotCompiled, match=r"model\.compile.* is not saved"):
+        own_loop(model, ours(tmp_path / "run"), optimizer=keras.optimizers.Adam())
+    assert not (tmp_path / "run").exists()
 
 
 class Cycles(keras.callbacks.Callback):
