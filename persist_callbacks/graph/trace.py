@@ -156,10 +156,11 @@ def _inputs_of(model: Any, specs: Any) -> _Inputs:
             advice="Give a sample of its input, or wrap it in keras.Model(inputs, y).",
         )
     # A dict's keys are names that the user chose; Keras' automatic ones are not.
+    by_key: list[Any] = [None] * len(leaves)
     if isinstance(structure, dict) and len(structure) == len(leaves):
-        by_key: list[Any] = sorted(structure)
-    else:
-        by_key = [None] * len(leaves)
+        # Keras sorts a dict's keys, and takes an OrderedDict's as they come.
+        places = keras.tree.pack_sequence_as(structure, list(range(len(leaves))))
+        by_key = sorted(places, key=lambda key: keras.tree.flatten(places[key]))
     names: list[str] = []
     chosen: set[str] = {
         name for name in leaf_names if name and not _automatic_input(name)

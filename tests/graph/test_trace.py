@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -108,6 +109,33 @@ def test_dict_outputs_bear_their_keys() -> None:
     made = zoo.traced(zoo.dicts)
     assert sorted(made.inputs) == ["a", "b"]
     assert made.outputs == ["echo", "memory", "score"]
+
+
+class Unlike(keras.Model):
+    """Takes a dict, and each of its tensors for something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = L.Dense(1)
+
+    def call(self, inputs: Any) -> Any:
+        return self.dense(inputs["a"]) - 5.0 * inputs["b"]
+
+
+def test_inputs_in_an_order_of_their_own() -> None:
+    """Of an OrderedDict, which Keras does not sort, each has the name of its key."""
+    random = np.random.default_rng(0)
+    rows = OrderedDict(
+        (key, random.standard_normal((3, 1)).astype(np.float32)) for key in "ba"
+    )
+    model = Unlike()
+    model(rows)
+    made = zoo.traced(model, specs=rows)
+    frozen = from_graph_def(made.frozen(), made.graph.inputs, made.graph.outputs)
+    np.testing.assert_allclose(frozen(rows), model(rows), atol=1e-6)
+    np.testing.assert_array_equal(frozen(dict(rows)), frozen(rows))
+    (live,) = run_live(model, made.graph, rows, specs=rows).values()
+    np.testing.assert_allclose(live, model(rows), atol=1e-6)
 
 
 @pytest.mark.parametrize(
