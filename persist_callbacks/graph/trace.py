@@ -234,7 +234,7 @@ def _result_names(
         return tuple(keys)
     names: list[str] = []
     if isinstance(model, keras.Sequential):
-        wanted = [_own_name(model.layers[-1], own_names)]
+        wanted = [_own_name(model.layers[-1], own_names)] * len(results)
     elif _knows_inputs(model) and len(model.outputs) == len(results):
         # `output_names` was fixed when the model was built; the layers know better.
         wanted = [_own_name(_producer(tensor), own_names) for tensor in model.outputs]

@@ -139,6 +139,27 @@ def test_inputs_in_an_order_of_their_own() -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "outputs"),
+    [
+        (None, ["lstm", "lstm_1", "lstm_2"]),
+        (GraphNames(outputs=tuple("abc")), [*"abc"]),
+    ],
+)
+def test_a_sequential_of_several_outputs(
+    names: GraphNames | None, outputs: list[str]
+) -> None:
+    """They bear the last layer's name with a number, or the names that are given."""
+    model = keras.Sequential([keras.Input((5, 3)), L.LSTM(4, return_state=True)])
+    made = zoo.traced(model, names)
+    assert made.outputs == outputs
+    frozen = from_graph_def(made.frozen(), made.graph.inputs, made.graph.outputs)
+    sample = generate(made.graph.inputs)
+    assert compare(
+        run_live(model, made.graph, sample), frozen(sample), atol=1e-5, rtol=1e-4
+    ).agrees
+
+
+@pytest.mark.parametrize(
     ("names", "inputs", "outputs"),
     [
         (GraphNames(outputs=("p",)), ["image"], ["p"]),
