@@ -121,10 +121,13 @@ class Evaluation:
         node = self._by_name[name]
         if port != 0:
             return None
+        # Numbers alone do not tell in which order those of a matrix are.
+        if self._graph.get_tensor_by_name(f"{name}:0").shape.rank not in (0, 1):
+            return None
         if node.op == "Const":
             array = nd.constant_value(node)
-            small = array.dtype.kind in "iu" and array.ndim <= 1
-            return [int(each) for each in array.reshape(-1)] if small else None
+            whole = array.dtype.kind in "iu"
+            return [int(each) for each in array.reshape(-1)] if whole else None
         if node.op in ("Shape", "ShapeN"):
             source, number = nd.split(node.input[0])
             shape = self._graph.get_tensor_by_name(f"{source}:{number}").shape
@@ -134,7 +137,6 @@ class Evaluation:
         if node.op in _ELEMENTWISE:
             return self._elementwise(node)
         if node.op in ("Pack", "ConcatV2"):
-            # A Pack of vectors would be a matrix: what it is joined of are scalars.
             parts = [self(each) for each in node.input[: node.attr["N"].i]]
             if any(part is None for part in parts):
                 return None

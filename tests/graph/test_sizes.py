@@ -87,6 +87,24 @@ def test_shapes_that_are_not(sizes: Callable[[Any], Any]) -> None:
     assert static_reshapes(before) == before
 
 
+PARTS = [1, 2, 2, 1]
+
+
+@pytest.mark.parametrize(
+    "sizes",
+    [
+        lambda x: tf.reshape(tf.stack([tf.shape(x) // PARTS, PARTS], axis=1), [-1]),
+        lambda x: tf.reduce_prod(tf.stack([tf.shape(x)[:2], tf.shape(x)[2:]]), 0),
+        lambda x: tf.stack([tf.shape(x), PARTS])[0],
+        lambda x: tf.gather(tf.stack([tf.shape(x), PARTS]), 0),
+    ],
+)
+def test_shapes_that_are_made_of_matrices(sizes: Callable[[Any], Any]) -> None:
+    """How the numbers of one follow each other is not known, and they stay computed."""
+    before = graph_of(sizes)
+    assert static_reshapes(before) == before
+
+
 def test_a_shape_that_another_one_tells() -> None:
     """What is computed of a Reshape's result is known once that one is."""
 
