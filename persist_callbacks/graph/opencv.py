@@ -28,26 +28,25 @@ from persist_callbacks.graph.opencv_graph import Graph
 from persist_callbacks.graph.windows import most_padded
 
 Found = Iterator[tuple[str, str]]
-# Where its reader wants constants; -1 for the last input, ANY for one of them.
-_ANY = -2
-_CONSTANTS = {
-    "ConcatV2": -1,
-    "Conv2D": 1,
-    "Conv2DBackpropInput": 1,
-    "DepthwiseConv2dNative": 1,
-    "ExpandDims": 1,
-    "MatMul": _ANY,
-    "Max": 1,
-    "Mean": 1,
-    "Pad": 1,
-    "Reshape": 1,
-    "ResizeBilinear": 1,
-    "ResizeNearestNeighbor": 1,
-    "Slice": 1,
-    "Split": 0,
-    "StridedSlice": 1,
-    "Sum": 1,
-    "Transpose": 1,
+# The inputs of which its reader wants constants; -1 for the last one.
+_CONSTANTS: Mapping[str, tuple[int, ...]] = {
+    "ConcatV2": (-1,),
+    "Conv2D": (1,),
+    "Conv2DBackpropInput": (1,),
+    "DepthwiseConv2dNative": (1,),
+    "ExpandDims": (1,),
+    "Max": (1,),
+    "Mean": (1,),
+    "MirrorPad": (1,),
+    "Pad": (1,),
+    "Reshape": (1,),
+    "ResizeBilinear": (1,),
+    "ResizeNearestNeighbor": (1,),
+    "Slice": (1, 2),
+    "Split": (0,),
+    "StridedSlice": (1, 2, 3),
+    "Sum": (1,),
+    "Transpose": (1,),
 }
 _ONCE_PICTURES = "what was pictures, whose axes it takes for theirs"
 _UNTOLD = "pictures that nothing has told it are some"
@@ -84,11 +83,11 @@ def obstacles(graph_def: Any) -> Found:
 
 def _not_constant(node: Any, graph: Graph) -> str | None:
     constants = graph.constant_sides(node)
-    place = _CONSTANTS.get(node.op)
-    if place == _ANY and not any(constants):
+    if node.op == "MatMul" and not any(constants):
         return "a product of two tensors, neither of them constant"
-    if place is not None and place != _ANY and not constants[place]:
-        return f"an input {place} that is computed, not constant"
+    for place in _CONSTANTS.get(node.op, ()):
+        if not constants[place]:
+            return f"an input {place} that is computed, not constant"
     return None
 
 

@@ -127,6 +127,29 @@ REFUSED = {
         op="MirrorPad",
         reason="repeats the edge",
     ),
+    "mirrored_by_what_is_computed": Case(
+        lambda x: bordered(x, 0, tf.shape(x)[1] % 5, 0, 0, mode="REFLECT"),
+        op="MirrorPad",
+        reason="an input 1 that is computed",
+    ),
+    "up_to_what_is_computed": Case(
+        lambda x: tf.strided_slice(x, [0, 0, 0], tf.shape(x) // [1, 2, 1]),
+        SERIES,
+        "StridedSlice",
+        "an input 2 that is",
+    ),
+    "every_one_of_what_is_computed": Case(
+        lambda x: tf.strided_slice(x, [0, 0, 0], [2, 6, 3], tf.shape(x) // [2, 3, 3]),
+        SERIES,
+        "StridedSlice",
+        "an input 3 that is",
+    ),
+    "as_many_as_is_computed": Case(
+        lambda x: tf.slice(x, [0, 0, 0], tf.shape(x) // [1, 2, 1]),
+        SERIES,
+        "Slice",
+        "an input 2 that is",
+    ),
     "mean_of_series": Case(
         lambda x: mean(x, 1, keepdims=True), SERIES, "Mean", "no pictures"
     ),
