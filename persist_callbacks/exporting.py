@@ -27,7 +27,7 @@ from persist_callbacks.graph import frozen as frozen_graphs
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.batch_norms import norms_by_batch
 from persist_callbacks.graph.batching import fix_batch, known_sizes
-from persist_callbacks.graph.canonical import canonical, serialize
+from persist_callbacks.graph.canonical import canonical, in_order, serialize
 from persist_callbacks.graph.compare import Comparison, generate
 from persist_callbacks.graph.cutting import feed_as_placeholders
 from persist_callbacks.graph.freeze import (
@@ -111,10 +111,12 @@ def build(
         frozen, kept = fix_batch(frozen, kept, batch_size)
     frozen = feed_as_placeholders(frozen, kept)
     names = [info.name for info in kept]
+    told = norms_by_batch(in_order(frozen.node, wanted))
     simple = finished(frozen, target, inputs=names, outputs=wanted)
     # Each of them holds all weights once more.
     del frozen
-    _warn_of_training(simple)
+    # The passes write some norms otherwise, and show others that a flag decides.
+    _warn_of_norms(told or norms_by_batch(simple.node))
     data = _serialized(simple)
     del simple
     clean = tf.compat.v1.GraphDef.FromString(data)
@@ -219,11 +221,10 @@ def _refuse_reaching_out(graph_def: Any) -> None:
             )
 
 
-def _warn_of_training(graph_def: Any) -> None:
-    """Tell of what a graph has that was built to be trained, as TF1's scripts do it."""
-    told = norms_by_batch(graph_def)
-    if told:
-        _tell_of_training("normalizes by the batch that it is given", told)
+def _warn_of_norms(names: Sequence[str]) -> None:
+    """Tell of norms that were built to be trained, as TF1's scripts do it."""
+    if names:
+        _tell_of_training("normalizes by the batch that it is given", names)
 
 
 def _warn_of_draws(

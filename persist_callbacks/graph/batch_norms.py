@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,22 +15,22 @@ _BEFORE_ROOT = ("Add", "AddV2", "Cast", "Identity", "Maximum", "Reshape", "Squee
 _NO_CHANGE = ("Cast", "Identity", "StopGradient")
 
 
-def norms_by_batch(graph_def: Any) -> list[str]:
+def norms_by_batch(nodes: Collection[Any]) -> list[str]:
     """Name the nodes that normalize by the batch that they are given.
 
     Those in branches of TF1's are passed over, which may be those of the training.
 
     Args:
-        graph_def: a frozen GraphDef.
+        nodes: a frozen graph's NodeDefs.
     """
-    by_name = {node.name: node for node in graph_def.node}
+    by_name = {node.name: node for node in nodes}
     found = [
         node.name
-        for node in graph_def.node
+        for node in nodes
         if _is_fused(node) or (node.op == "Rsqrt" and _is_of_batch(node, by_name))
     ]
     after_switch: set[str] = set()
-    for node in in_order(graph_def.node, found):
+    for node in in_order(nodes, found):
         sources = {nd.split(reference)[0] for reference in node.input}
         if node.op == "Switch" or sources & after_switch:
             after_switch.add(node.name)

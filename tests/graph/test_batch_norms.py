@@ -25,7 +25,7 @@ def found_in(build: Any, *shape: int | None) -> list[str]:
             build(v1.placeholder(tf.float32, shape, name="x"))
     finally:
         v1.enable_control_flow_v2()
-    return norms_by_batch(graph.as_graph_def())
+    return norms_by_batch(graph.as_graph_def().node)
 
 
 def in_half_precision(x: Any) -> Any:

@@ -317,6 +317,15 @@ def test_an_output_that_is_not_a_nodes_first(tmp_path: Path) -> None:
         freeze("top:2")
 
 
+def normed(x: Any, axis: int, *, keepdims: bool) -> Any:
+    moments = tf.nn.moments(x, [axis], keepdims=keepdims)
+    return tf.nn.batch_normalization(x, *moments, None, None, 1e-3)
+
+
+def beside_a_layer_norm(x: Any, w: Any) -> Any:
+    return normed(normed(x @ w, 0, keepdims=False), 1, keepdims=True)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -330,12 +339,9 @@ def test_an_output_that_is_not_a_nodes_first(tmp_path: Path) -> None:
             )[0],
             "normalizes by the batch",
         ),
-        (
-            lambda x, w: tf.nn.batch_normalization(
-                x @ w, *tf.nn.moments(x @ w, [0]), None, None, 1e-3
-            ),
-            "normalizes by the batch",
-        ),
+        (lambda x, w: normed(x @ w, 0, keepdims=False), "normalizes by the batch"),
+        (lambda x, w: normed(x @ w, 0, keepdims=True), "normalizes by the batch"),
+        (beside_a_layer_norm, "normalizes by the batch"),
     ],
 )
 def test_a_graph_that_trains_is_told_of(
@@ -345,6 +351,20 @@ def test_a_graph_that_trains_is_told_of(
     saved_script(build, tmp_path / "old")
     with pytest.warns(PersistWarning, match=message):
         persist_callbacks.freeze(tmp_path / "old", tmp_path / "m.pb", outputs=["y"])
+
+
+def test_a_norm_before_what_is_fed_is_not(tmp_path: Path) -> None:
+    """It is in the PB no more."""
+
+    def build(x: Any, w: Any) -> Any:
+        return tf.identity(normed(x, 0, keepdims=False), name="h") @ w
+
+    saved_script(build, tmp_path / "old")
+    # Any warning would fail here.
+    frozen = persist_callbacks.freeze(
+        tmp_path / "old", tmp_path / "m.pb", outputs=["y"], inputs=["h"]
+    )
+    np.testing.assert_array_equal(frozen([[1.0, 2.0, 3.0]]), [[2.0, 4.0, 6.0]])
 
 
 def test_input_whose_values_have_a_meaning(tmp_path: Path) -> None:
