@@ -25,11 +25,14 @@ _MAPPED = 2**24
 class Rows(Protocol):
     """Rows that lie in a file, and need not all be in memory at once."""
 
-    def __len__(self) -> int:
-        """How many there are."""
+    def count(self, info: TensorInfo) -> int:
+        """Tell how many there are for an input."""
 
     def chunks(self, size: int | None, info: TensorInfo) -> Iterator[Any]:
         """Give arrays of so many rows for an input; one of all rows for None."""
+
+
+_Given = Mapping[str, Rows] | Sequence[Rows]
 
 
 class _Array:
@@ -38,7 +41,7 @@ class _Array:
     def __init__(self, array: Any) -> None:
         self._array = array
 
-    def __len__(self) -> int:
+    def count(self, info: TensorInfo) -> int:
         return len(self._array) if self._array.ndim else 1
 
     def chunks(self, size: int | None, info: TensorInfo) -> Iterator[Any]:
@@ -52,17 +55,19 @@ class _Array:
 class _Csv:
     """A text file, one row a line, its columns the numbers of one row in order.
 
-    A first line that is no numbers is a header, and is passed over.
+    A first line that is no numbers is a header, and is passed over; for an input of
+    text there is none.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._lines = sum(1 for _ in self._read())
-        if not self._lines and not path.read_bytes().removeprefix(BOM_UTF8).strip():
+        self._numbers = sum(1 for _ in self._read())
+        if not self._numbers and not path.read_bytes().removeprefix(BOM_UTF8).strip():
             raise ValueError("no lines")
 
-    def __len__(self) -> int:
-        return self._lines
+    def count(self, info: TensorInfo) -> int:
+        text = info.dtype == "string"
+        return sum(1 for _ in self._read(text)) if text else self._numbers
 
     def chunks(self, size: int | None, info: TensorInfo) -> Iterator[Any]:
         rows = self._read(text=info.dtype == "string")
@@ -164,16 +169,46 @@ def _open(path: Path, text: str) -> Rows | dict[str, Rows]:
     return _Array(loaded)
 
 
+def count(rows: _Given, inputs: Sequence[TensorInfo]) -> dict[str, int]:
+    """Tell how many rows there are for each input.
+
+    Args:
+        rows: from `open_inputs`.
+        inputs: what the graph takes.
+
+    Raises:
+        InputMismatch: there are more files than inputs, or fewer.
+    """
+    pairs = _for_inputs(rows, inputs)
+    return {name: each.count(info) for name, (each, info) in pairs.items()}
+
+
 def batches(
-    rows: Mapping[str, Rows] | Sequence[Rows],
-    inputs: Sequence[TensorInfo],
-    size: int | None,
+    rows: _Given, inputs: Sequence[TensorInfo], size: int | None
 ) -> Iterator[Any]:
     """Give batches as a frozen graph takes them: dicts by name.
 
     Raises:
         InputMismatch: the files do not match the inputs, or each other in rows.
     """
+    pairs = _for_inputs(rows, inputs)
+    counts = {} if size is None else count(rows, inputs)
+    if len(set(counts.values())) > 1:
+        raise InputMismatch(
+            "--input",
+            expected="files with the same number of rows",
+            found=", ".join(f"{name}: {number}" for name, number in counts.items()),
+            advice="Leave --batch-size out, or give files that can be cut in batches.",
+        )
+    parts = [each.chunks(size, info) for each, info in pairs.values()]
+    for chunk in zip(*parts, strict=True):
+        yield dict(zip(pairs, chunk, strict=True))
+
+
+def _for_inputs(
+    rows: _Given, inputs: Sequence[TensorInfo]
+) -> dict[str, tuple[Rows, TensorInfo]]:
+    """Find the input that each file is for, by its name or in order."""
     by_name = {info.name: info for info in inputs}
     if not isinstance(rows, Mapping):
         if len(rows) != len(inputs):
@@ -184,22 +219,12 @@ def batches(
                 advice="Give one file for each input, or a .npz by name.",
             )
         rows = dict(zip(by_name, rows, strict=True))
-    count = {name: len(each) for name, each in rows.items()}
-    if size is not None and len(set(count.values())) > 1:
-        raise InputMismatch(
-            "--input",
-            expected="files with the same number of rows",
-            found=", ".join(f"{name}: {number}" for name, number in count.items()),
-            advice="Leave --batch-size out, or give files that can be cut in batches.",
-        )
     # The graph itself says which name it does not know.
     unknown = TensorInfo("", None, "float32")
-    parts = [
-        each.chunks(size, by_name.get(name.removesuffix(":0"), unknown))
+    return {
+        name: (each, by_name.get(name.removesuffix(":0"), unknown))
         for name, each in rows.items()
-    ]
-    for chunk in zip(*parts, strict=True):
-        yield dict(zip(rows, chunk, strict=True))
+    }
 
 
 def show(named: Mapping[str, Any]) -> None:

@@ -74,8 +74,8 @@ def command(
 
 def _run(graph: FrozenGraph, rows: Any, size: int | None) -> Iterator[dict[str, Any]]:
     """Give the results of one batch after the other, and show how far it is."""
-    each: list[arrays.Rows] = list(rows.values() if isinstance(rows, dict) else rows)
-    total = -(-max(map(len, each), default=1) // size) if size else 1
+    counts = arrays.count(rows, graph.inputs).values() if size else ()
+    total = -(-max(counts, default=1) // size) if size else 1
     given = arrays.batches(rows, graph.inputs, size)
     if total <= 1 or sys.stderr is None or not sys.stderr.isatty():
         for batch in given:

@@ -719,3 +719,29 @@ def test_text_in_and_out(tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     expected = [b"a-1", b"b, c-2", b"long one-3"]
     assert np.load(tmp_path / "y.npy").tolist() == expected
+
+
+def test_text_beside_numbers(tmp_path: Path) -> None:
+    """A first line of text is a row, also where rows are counted to be cut."""
+    tf = pytest.importorskip("tensorflow")
+    graph = tf.Graph()
+    with graph.as_default():
+        words = tf.compat.v1.placeholder(tf.string, [None, 1], name="words")
+        numbers = tf.compat.v1.placeholder(tf.float32, [None, 1], name="numbers")
+        tf.add(tf.cast(tf.strings.length(words), tf.float32), numbers, name="y")
+    pb, saved = tmp_path / "m.pb", tmp_path / "y.npy"
+    pb.write_bytes(graph.as_graph_def().SerializeToString())
+    (tmp_path / "n.csv").write_text("number\n1\n2\n3\n")
+
+    def predict(*lines: str) -> Any:
+        (tmp_path / "w.csv").write_text("\n".join(lines))
+        files = [f"{name}={tmp_path / name[0]}.csv" for name in ("words", "numbers")]
+        inputs = [part for file in files for part in ("--input", file)]
+        return run("predict", pb, *inputs, "--batch-size", 2, "-o", saved)
+
+    done = predict("ab", "cde", "f")
+    assert done.exit_code == 0, done.output
+    np.testing.assert_array_equal(np.load(saved), [[3.0], [5.0], [4.0]])
+    done = predict("ab", "cde", "f", "gg")
+    assert done.exit_code == 1
+    assert "found words: 4, numbers: 3" in done.stderr
