@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,12 +105,13 @@ def build(
     wanted = resolve_outputs(graph, outputs)
     check_names("inputs", inputs)
     graph = take_defaults(graph, [name.removesuffix(":0") for name in inputs or ()])
-    frozen = freeze(graph, values, outputs=wanted)
-    _refuse_reaching_out(frozen)
-    kept = _inputs(graph, frozen, wanted, inputs, narrowed=outputs is not None)
-    if batch_size is not None:
-        frozen, kept = fix_batch(frozen, kept, batch_size)
-    frozen = feed_as_placeholders(frozen, kept)
+    make = partial(
+        _unfinished,
+        *(graph, values, wanted, inputs),
+        narrowed=outputs is not None,
+        batch_size=batch_size,
+    )
+    frozen, kept = make()
     names = [info.name for info in kept]
     told = norms_by_batch(in_order(frozen.node, wanted))
     simple = finished(frozen, target, inputs=names, outputs=wanted)
@@ -127,8 +129,31 @@ def build(
     if batch_size is not None:
         results = known_sizes(results, frozen_graphs.describe(clean, wanted))
     loaded = from_graph_def(clean, kept, results, for_one_run=True)
-    _rehearse(loaded)
+
+    def without_passes() -> FrozenGraph:
+        plain = finished(make()[0], "tensorflow", inputs=names, outputs=wanted)
+        return from_graph_def(plain, kept, results, for_one_run=True)
+
+    _rehearse(loaded, without_passes)
     return BuiltGraph(loaded, data, graph.original_names)
+
+
+def _unfinished(
+    graph: InferenceGraph,
+    values: Mapping[str, np.ndarray[Any, Any]],
+    outputs: Sequence[str],
+    inputs: Sequence[str] | None,
+    *,
+    narrowed: bool,
+    batch_size: int | None,
+) -> tuple[Any, tuple[TensorInfo, ...]]:
+    """Freeze a graph, fed as it is wanted; return it and its inputs."""
+    frozen = freeze(graph, values, outputs=outputs)
+    _refuse_reaching_out(frozen)
+    kept = _inputs(graph, frozen, outputs, inputs, narrowed=narrowed)
+    if batch_size is not None:
+        frozen, kept = fix_batch(frozen, kept, batch_size)
+    return feed_as_placeholders(frozen, kept), kept
 
 
 def made_up(frozen: FrozenGraph) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
@@ -316,8 +341,14 @@ def _inputs(
     return tuple(by_name[name] for name in names)
 
 
-def _rehearse(frozen: FrozenGraph) -> None:
-    """Run a graph once on made-up arrays."""
+def _rehearse(frozen: FrozenGraph, without_passes: Callable[[], FrozenGraph]) -> None:
+    """Run a graph once on made-up arrays.
+
+    Args:
+        frozen: the graph.
+        without_passes: gives the same before any pass went over it, which tells
+            whether it is the passes or the model that does not take them.
+    """
     failure: tf.errors.OpError | InputMismatch | None = None
     for arrays in made_up(frozen):
         try:
@@ -332,9 +363,8 @@ def _rehearse(frozen: FrozenGraph) -> None:
     reason = failure.found if known else frozen_graphs.reason_of(failure)
     sizes = [info.shape for info in frozen.inputs]
     is_open = any(shape is None or None in shape[1:] for shape in sizes)
-    # Pictures in a format, or indices and sizes that belong together.
-    has_meaning = any(not tf.as_dtype(i.dtype).is_floating for i in frozen.inputs)
-    if is_open or (known and has_meaning):
+    # Pictures in a format, say, or indices and sizes that belong together.
+    if is_open or (known and run_on_made_up(without_passes()) is None):
         warnings.warn(
             "The frozen graph could not be tried out on made-up input, whose "
             f"{'open dimensions' if is_open else 'values'} it does not take: "

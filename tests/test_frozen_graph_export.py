@@ -465,6 +465,47 @@ def test_sample_that_the_model_does_not_take(tmp_path):
     assert int(model.optimizer.iterations.numpy()) == 0
 
 
+class Kind(keras.layers.Layer):
+    """A row of a table for the first number, which tells what kind each row is of."""
+
+    def build(self, shape):
+        self.table = self.add_weight(shape=(5, 2), name="table")
+
+    def call(self, x):
+        table = tf.convert_to_tensor(self.table)
+        return tf.gather(table, tf.cast(x[:, 0], tf.int32))
+
+
+@pytest.mark.parametrize("given", ["a sample", "rows", "nothing"])
+def test_a_category_among_numbers(given, tmp_path):
+    """No made-up number is one; a sample is, and so are rows of the training data."""
+    x, y = data(20)
+    x[:, 0] = np.arange(20) % 5
+    inputs = keras.Input((FEATURES,), name="features")
+    joined = keras.layers.Concatenate()([inputs, Kind()(inputs)])
+    model = keras.Model(inputs, keras.layers.Dense(CLASSES, name="classes")(joined))
+    model.compile("sgd", keras.losses.SparseCategoricalCrossentropy(True))
+    export = FrozenGraphExport(
+        tmp_path / "m.pb", sample=x if "sample" in given else None
+    )
+    export.set_model(model)
+
+    def write():
+        if given == "rows":
+            model.fit(x, y, verbose=0, callbacks=[export])
+        else:
+            export.export()
+
+    with pytest.warns(PersistWarning) as told:
+        write()
+    said = "\n".join(str(each.message) for each in told)
+    assert "whose values it does not take: indices" in said
+    assert ("no made-up input suits both" in said) == (given == "nothing")
+    frozen = load_frozen_graph(tmp_path / "m.pb")
+    assert (frozen.signature.comparison is None) == (given == "nothing")
+    assert_same(frozen, model, x)
+
+
 def test_open_sizes(tmp_path):
     """A model that takes no small picture is compared on a bigger one."""
     inputs = keras.Input((None, None, 1), name="picture")

@@ -23,7 +23,9 @@ from persist_callbacks.errors import (
     PersistWarning,
     TensorNotFound,
     UnsupportedGraph,
+    VerificationFailed,
 )
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.compare import compare, generate
 from persist_callbacks.graph.frozen import load_frozen_graph
 from persist_callbacks.graph.meta import to_meta
@@ -578,6 +580,33 @@ def test_input_that_cannot_be_made_up_is_said(tmp_path: Path) -> None:
     with pytest.warns(PersistWarning, match="Try it on input of your own"):
         built = exporting.build(made.graph, made.values)
     assert built.frozen(np.ones((1, 5, 2)))["fives"].shape == (1, 5, 2)
+
+
+def test_a_graph_that_passes_have_broken_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It ran on made-up input before, so that this is no matter of what it takes."""
+    made = zoo.shared("mlp")
+    (output,) = made.outputs
+
+    def broken(graph_def: Any, target: str, **names: Any) -> Any:
+        result = finished(graph_def, target, **names)
+        if target == "portable":
+            (node,) = (each for each in result.node if each.name == output)
+            sizes = nd.constant("sizes", np.array([7, 2], np.int32), tf.int32)
+            types = {"T": tf.float32, "Tshape": tf.int32}
+            made_wrong = nd.make_node(
+                "Reshape", output, [node.input[0], "sizes"], **types
+            )
+            node.CopyFrom(made_wrong)
+            result.node.append(sizes)
+        return result
+
+    finished = exporting.finished
+    monkeypatch.setattr(exporting, "finished", broken)
+    with pytest.raises(VerificationFailed, match="runs on input of its shapes"):
+        exporting.build(made.graph, made.values)
+    exporting.build(made.graph, made.values, target="tensorflow")
 
 
 def test_a_checkpoint_that_is_pruned_meanwhile(
