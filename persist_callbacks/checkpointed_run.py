@@ -585,6 +585,7 @@ class CheckpointedRun:
         """Assign all variables, made if need be; return how many batches that drew."""
         assert self._fit is not None
         steps, drawn = self._fit.steps_per_execution, 0
+        spec = self._fit.data.element_spec()
         within = recovery.state.position.batch > 0
 
         def build(metrics_alone: bool) -> None:
@@ -598,9 +599,9 @@ class CheckpointedRun:
                     # Those that cannot be put back begin the epoch anew.
                     self._model.reset_metrics()
             elif metrics_alone and not within:
-                lasting_metrics.build(self._model, iterator.element_spec)
+                lasting_metrics.build(self._model, spec)
             else:
-                model_building.build_all(self._model, iterator.element_spec)
+                model_building.build_all(self._model, spec)
 
         recovery.put_back_variables(
             self._model,

@@ -310,8 +310,14 @@ class FitData:
         return data.drawn if isinstance(data, _Counted) else 0
 
     def element_spec(self) -> Any:
-        """Return the structure of ``tf.TypeSpec`` of one batch."""
-        return getattr(self._dataset, "element_spec", None)
+        """Return the structure of ``tf.TypeSpec`` of one batch.
+
+        Of several replicas, which have their parts of it, one's.
+        """
+        spec = getattr(self._dataset, "element_spec", None)
+        return keras.tree.map_structure(
+            lambda leaf: getattr(leaf, "_value_specs", (leaf,))[0], spec
+        )
 
     def preview(self) -> Callable[[], Any]:
         """Return what gives a few real rows of the inputs, with no effect on training.

@@ -382,6 +382,7 @@ MODELS = {
         models.more_metrics, feed(feeds.two_classes, batch_size=BATCH)
     ),
     "MirroredStrategy, arrays": Combination(models.mirrored, devices=2),
+    "MirroredStrategy, subclassed": Combination(models.mirrored_subclassed, devices=2),
     "MirroredStrategy, in its scope": Combination(
         models.mirrored, feeds.in_scope(arrays()), devices=2
     ),

@@ -418,6 +418,12 @@ def mirrored() -> keras.Model:
         return seeded(keras.optimizers.Adam(0.01))
 
 
+def mirrored_subclassed() -> keras.Model:
+    """Likewise one that does not know what it takes."""
+    with tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"]).scope():
+        return subclassed_unbuilt()
+
+
 def diverging() -> keras.Model:
     """Grow out of float32 within some twenty steps."""
     model = keras.Sequential([keras.Input((FEATURES,)), keras.layers.Dense(1)])

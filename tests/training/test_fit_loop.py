@@ -6,12 +6,14 @@ A version that moves one of these fails the test that is named for it.
 from __future__ import annotations
 
 import inspect
+import types
 import warnings
 
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.python.distribute.values import PerReplicaSpec
 
 from persist_callbacks.training import fit_loop, model_building
 from persist_callbacks.training.fit_data import FitData
@@ -477,6 +479,15 @@ def test_element_spec_of_a_batch():
     """The data tell a batch's structure, shapes and dtypes before the first step."""
     _, spec = loop_in(look=lambda loop: loop.data.element_spec())
     assert [tuple(s.shape)[1:] for s in keras.tree.flatten(spec)] == [(3,), (1,)]
+
+
+def test_value_specs_of_what_replicas_are_given():
+    """Each gets its part of a batch; of those one tells what a model takes."""
+    parts = [tf.TensorSpec((None, size)) for size in (3, 1)]
+    given = tuple(PerReplicaSpec(part, part) for part in parts)
+    dataset = types.SimpleNamespace(element_spec=given)
+    source = types.SimpleNamespace(_distributed_dataset=dataset)
+    assert FitData(source).element_spec() == tuple(parts)
 
 
 def test_fit_makes_its_iterators_from_distributed_dataset():
