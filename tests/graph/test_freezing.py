@@ -328,6 +328,11 @@ def beside_a_layer_norm(x: Any, w: Any) -> Any:
     return normed(normed(x @ w, 0, keepdims=False), 1, keepdims=True)
 
 
+def by_a_constant_flag(x: Any, w: Any) -> Any:
+    training = tf.constant(True)
+    return tf.cond(training, lambda: normed(x @ w, 0, keepdims=False), lambda: x)
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -344,6 +349,7 @@ def beside_a_layer_norm(x: Any, w: Any) -> Any:
         (lambda x, w: normed(x @ w, 0, keepdims=False), "normalizes by the batch"),
         (lambda x, w: normed(x @ w, 0, keepdims=True), "normalizes by the batch"),
         (beside_a_layer_norm, "normalizes by the batch"),
+        (by_a_constant_flag, "normalizes by the batch"),
     ],
 )
 def test_a_graph_that_trains_is_told_of(
