@@ -19,6 +19,9 @@ _MAKE_PICTURES = (
 # What leaves a picture one. Those of attention, which other readers take over the right
 # axis or not at all, come out of products of matrices.
 _KEEP_PICTURES = ("Add", "AddV2", "BiasAdd", "ConcatV2", "Mul", "Relu", "Sub")
+# A class is masked by an infinity at times, or by a number that leaves no digits for
+# another beside it. An exponential is zero long before.
+_LOWEST = -1e9
 
 
 def spell_out_softmaxes(graph_def: Any) -> Any:
@@ -65,7 +68,10 @@ def _is_picture(reference: str, by_name: Mapping[str, Any]) -> bool:
 
 def _write(node: Any, channels: int, writer: Writer) -> None:
     """Write the nodes in a softmax' place."""
-    (source,) = node.input
+    lowest = writer.constant("lowest", np.float32(_LOWEST))
+    highest = writer.constant("highest", np.finfo(np.float32).max)
+    bounds = (lowest, highest)
+    source = writer.add("ClipByValue", "clipped", *node.input, *bounds, T=tf.float32)
     largest = _largest(writer, source, channels)
     below = writer.add("Sub", "below", source, largest, T=tf.float32)
     power = writer.add("Exp", "exponential", below, T=tf.float32)

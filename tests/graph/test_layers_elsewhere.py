@@ -8,6 +8,7 @@ from typing import Any
 
 import keras
 import kinds
+import numpy as np
 import pytest
 import tensorflow as tf
 from elsewhere import check
@@ -52,6 +53,16 @@ def test_groups_with_a_bias(build: Layers, tmp_path: Path) -> None:
     """OpenCV takes a bias for each group, and none for the groups joined."""
     model = of_pictures(lambda x: build(L.Conv2D(4, 3)(x)), 8, 6, 3)
     check("opencv", model, tmp_path)
+
+
+def test_a_class_that_is_masked(tmp_path: Path) -> None:
+    """OpenCV finds the largest of the others, and gives nothing that is no number."""
+    mask = np.array([-np.inf, 0, -1e30, 0], np.float32)
+
+    def build(x: Any) -> Any:
+        return L.Softmax()(L.Lambda(lambda y: y + mask)(L.Conv2D(4, 1)(x)))
+
+    check("opencv", of_pictures(build, 6, 5, 3), tmp_path)
 
 
 def passed_on(dtype: str) -> keras.Model:

@@ -45,6 +45,32 @@ def test_a_softmax_of_pictures(channels: int, size: float) -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("hidden", [-np.inf, np.finfo(np.float32).min, -1e30, -1e9])
+@pytest.mark.parametrize("classes", [[0], [0, 3], [4], [0, 1, 2], range(1, 6)])
+def test_a_class_that_is_masked(hidden: float, classes: list[int]) -> None:
+    """It is nowhere, and what is not masked sums up to one: large numbers too."""
+    mask = np.zeros(6, np.float32)
+    mask[classes] = hidden
+    before = graph_of(lambda x: tf.nn.softmax(convolved(x) + mask))
+    after = broadcasts_to_convolutions(spell_out_softmaxes(before))
+    assert "Softmax" not in count_ops(after)
+    wanted = [TensorInfo("y", None, "float32")]
+    x = (200 * RANDOM.standard_normal((2, 5, 4, 6))).astype(np.float32)
+    found, expected = (from_graph_def(g, None, wanted)(x) for g in (after, before))
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_pixels_that_are_masked() -> None:
+    """Where no class is left each is as likely; what is no number stays none."""
+    before = graph_of(lambda x: tf.nn.softmax(convolved(x)))
+    after = broadcasts_to_convolutions(spell_out_softmaxes(before))
+    wanted = [TensorInfo("y", None, "float32")]
+    x = np.full((1, 5, 4, 6), np.finfo(np.float32).min)
+    x[0, 0, 0, 2] = np.nan
+    found, expected = (from_graph_def(g, None, wanted)(x) for g in (after, before))
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
 @pytest.mark.parametrize(
     "build",
     [
