@@ -14,6 +14,9 @@ from persist_callbacks.graph.shapes import inferred_shapes
 from persist_callbacks.graph.sizes import Evaluation, Sizes
 from persist_callbacks.graph.writing import Writer, rewritten
 
+# Those that OpenCV has. Of others, readers have a Tile more often than a resize.
+_ENLARGED = tuple(dtype.as_datatype_enum for dtype in (tf.float16, tf.float32))
+
 
 def repeats_to_resizes(graph_def: Any) -> Any:
     """Make rows or columns that are repeated a ResizeNearestNeighbor.
@@ -27,9 +30,14 @@ def repeats_to_resizes(graph_def: Any) -> Any:
     by_name = {node.name: node for node in graph_def.node}
     reads = nd.count_reads(graph_def.node)
     found: dict[str, tuple[str, tuple[int, int]]] = {}
-    suspects = [node for node in graph_def.node if node.op == "Reshape"]
     tiles = {node.name for node in graph_def.node if node.op == "Tile"}
-    suspects = [node for node in suspects if nd.split(node.input[0])[0] in tiles]
+    suspects = [
+        node
+        for node in graph_def.node
+        if node.op == "Reshape"
+        and node.attr["T"].type in _ENLARGED
+        and nd.split(node.input[0])[0] in tiles
+    ]
     if not suspects:
         return graph_def
     shapes = inferred_shapes(
@@ -42,7 +50,9 @@ def repeats_to_resizes(graph_def: Any) -> Any:
     # Rows that are repeated already are taken in by the columns after them.
     for name, (source, size) in list(found.items()):
         if source in found and reads[source] == 1:
-            found[name] = (found[source][0], size)
+            first = found[source][0]
+            if all(map(_is_exact, shapes[first].as_list()[1:3], size)):
+                found[name] = (first, size)
 
     def write(node: Any, writer: Writer) -> None:
         if node.name in found:
@@ -81,16 +91,16 @@ def _repeat(
     others = np.delete(multiples, int(axis) % 5)
     if list(sizes[1:]) != [*after, channels] or np.any(others != 1):
         return None
-    if not _is_exact(before, factor):
+    if not _is_exact(before, before * factor):
         return None
     return str(expand.input[0]), (after[0], after[1])
 
 
-def _is_exact(size: int, factor: int) -> bool:
+def _is_exact(before: int, after: int) -> bool:
     """Whether a resize, computed as it is, takes each pixel as often as a repeat."""
-    scale = np.float32(size) / np.float32(size * factor)
-    taken = np.floor(np.arange(size * factor, dtype=np.float32) * scale)
-    return bool(np.all(taken == np.repeat(np.arange(size), factor)))
+    scale = np.float32(before) / np.float32(after)
+    taken = np.floor(np.arange(after, dtype=np.float32) * scale)
+    return bool(np.all(taken == np.arange(after) * before // after))
 
 
 def transposed_convolution_sizes(graph_def: Any) -> Any:

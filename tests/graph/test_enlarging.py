@@ -81,6 +81,32 @@ def test_a_resize_is_taken_only_where_it_is_exact(size: int, factor: int) -> Non
     np.testing.assert_array_equal(found[:, :, 0], np.repeat(column, factor, 1))
 
 
+@pytest.mark.parametrize("factors", [(5, 11), (11, 5), (2, 3, 2)])
+def test_repeats_of_one_axis(factors: tuple[int, ...]) -> None:
+    """They are one resize only where that one is exact as a whole, as 55 is not."""
+
+    def build(x: Any) -> Any:
+        for factor in factors:
+            x = repeat(x, factor, 1)
+        return x
+
+    before = graph_of(build)
+    after = simplify(repeats_to_resizes(before), inputs=["x"], outputs=["y"])
+    assert "Tile" not in count_ops(after)
+    exact = 55 not in np.cumprod(factors)
+    assert count_ops(after)["ResizeNearestNeighbor"] == (1 if exact else 2)
+    np.testing.assert_array_equal(run(after), run(before))
+
+
+@pytest.mark.parametrize(
+    "dtype", [tf.bfloat16, tf.bool, tf.float64, tf.int64, tf.uint16, tf.uint32]
+)
+def test_repeats_of_other_numbers_stay(dtype: tf.DType) -> None:
+    """OpenCV has none of them, and others no resize of all that they can lay out."""
+    before = graph_of(lambda x: repeat(tf.cast(x, dtype), 2, 1))
+    assert repeats_to_resizes(before) == before
+
+
 @pytest.mark.parametrize(
     "build",
     [
