@@ -135,29 +135,29 @@ def erfc_to_erf(graph_def: Any) -> Any:
     """Write Keras' GELU with Erf, as older versions did; ONNX has no Erfc.
 
     ``h * erfc(x)`` becomes ``h + h * erf(-x)``. OpenVINO joins ``h * (1 + erf(-x))``
-    into an op of its own, which takes it longer than these do.
+    into an op of its own, which takes it longer than these do. Any other Erfc stays:
+    one plus Erf has no digits left where it is small, as a logarithm of it shows.
 
     Args:
         graph_def: a GraphDef; not changed.
     """
+    gelus = gelu_products(graph_def)
+    erfcs = set(gelus.values())
     by_name = {node.name: node for node in graph_def.node}
-    reads = nd.count_reads(graph_def.node)
-    # By the node that multiplies: the Erfc that nothing else reads, and the other.
+    # By the node that multiplies: the Erfc, and the other.
     products = {
-        node.name: (node.input[place], node.input[1 - place])
-        for node in graph_def.node
-        if node.op == "Mul"
+        name: (by_name[name].input[place], by_name[name].input[1 - place])
+        for name, erfc in gelus.items()
         for place in (1, 0)
-        if by_name[nd.split(node.input[place])[0]].op == "Erfc"
-        and reads[node.input[place]] == 1
+        if nd.split(by_name[name].input[place])[0] == erfc
     }
-    in_products = {erfc for erfc, _ in products.values()}
+    in_products = {nd.split(erfc)[0] for erfc, _ in products.values()}
 
     def write(node: Any, writer: Writer) -> None:
-        if node.op != "Erfc" and node.name not in products:
+        if node.name not in erfcs and node.name not in products:
             return
         dtype = tf.as_dtype(node.attr["T"].type)
-        if node.op == "Erfc":
+        if node.name in erfcs:
             # Erf is odd: 1 - erf(x) is erf(-x) + 1, and what is negated is a product.
             negative = writer.add("Neg", "negative", *node.input, T=dtype)
             if node.name in in_products:
@@ -172,6 +172,51 @@ def erfc_to_erf(graph_def: Any) -> Any:
             writer.add("AddV2", "", other, product, T=dtype)
 
     return rewritten(graph_def, write)
+
+
+def gelu_products(graph_def: Any) -> dict[str, str]:
+    """Return the nodes that multiply an Erfc with what it is of, each with that Erfc.
+
+    Args:
+        graph_def: a GraphDef.
+    """
+    by_name = {node.name: node for node in graph_def.node}
+    reads = nd.count_reads(graph_def.node)
+    found = {}
+    for node in graph_def.node:
+        for place in (0, 1) if node.op == "Mul" else ():
+            side, other = node.input[place], node.input[1 - place]
+            erfc = by_name[nd.split(_unscaled(side, by_name, reads))[0]]
+            if (
+                erfc.op == "Erfc"
+                and reads[erfc.name] == 1
+                and _unscaled(other, by_name) == _unscaled(erfc.input[0], by_name)
+            ):
+                found[node.name] = str(erfc.name)
+    return found
+
+
+def _unscaled(
+    reference: str, by_name: Mapping[str, Any], reads: Mapping[str, int] | None = None
+) -> str:
+    """Return what a tensor is a multiple of, be it of itself.
+
+    Args:
+        reference: the tensor.
+        by_name: the graph's nodes.
+        reads: where given, what is on the way is read by nothing else.
+    """
+    while True:
+        node = by_name[nd.split(reference)[0]]
+        if reads is not None and reads[node.name] != 1:
+            return reference
+        is_constant = [by_name[nd.split(ref)[0]].op == "Const" for ref in node.input]
+        if node.op == "Neg" or (node.op in ("Mul", "RealDiv") and is_constant[1]):
+            reference = node.input[0]
+        elif node.op == "Mul" and is_constant[0]:
+            reference = node.input[1]
+        else:
+            return reference
 
 
 def signs_by_quotients(graph_def: Any) -> Any:

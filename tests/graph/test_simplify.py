@@ -95,7 +95,7 @@ def test_outputs_of_ops_with_several_results() -> None:
 @pytest.mark.parametrize(
     "step",
     [
-        lambda x: tf.math.erfc(x),
+        lambda x: x * (0.5 * tf.math.erfc(-x)),
         lambda x: x - tf.reduce_mean(x, -1, keepdims=True),
         lambda x: tf.nn.softmax(tf.nn.conv2d(x, np.ones((1, 1, 4, 4)) / 4, 1, "SAME")),
         lambda x: tf.nn.conv2d(x, np.ones((1, 1, 2, 4), np.float32) / 2, 1, "SAME"),
