@@ -17,6 +17,7 @@ import tensorflow as tf
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph import opencv
 from persist_callbacks.graph.op_tables import NOT_KNOWN, known_ops
+from persist_callbacks.graph.portable import gelu_products
 from persist_callbacks.graph.shapes import inferred_shapes
 
 _Found = Iterator[tuple[str, str]]
@@ -181,6 +182,10 @@ def _of_openvino(graph_def: Any) -> _Found:
                 yield node.op, "numbers of bfloat16"
             elif dtype.is_complex and node.op == "Const":
                 yield node.op, "complex numbers"
+    gelus = set(gelu_products(graph_def).values())
+    for node in graph_def.node:
+        if node.op == "Erfc" and node.name not in gelus:
+            yield node.op, "a far tail that it takes for nothing"
     for node, dtype in _outputs(graph_def):
         if dtype.is_complex or dtype == tf.bfloat16:
             yield node.op, f"an output of {dtype.name}"

@@ -85,6 +85,9 @@ REFUSED = {
     "output_of_bfloat16": Case(
         "openvino", lambda x: tf.cast(x, tf.bfloat16), "Cast", "an output of bfloat16"
     ),
+    "tail_in_openvino": Case(
+        "openvino", lambda x: tf.math.log(tf.math.erfc(x * 9)), "Erfc", "tail"
+    ),
     "complex_in_openvino": Case(
         "openvino", tf.signal.rfft, "RFFT", "an output of complex64"
     ),
@@ -226,6 +229,7 @@ READ = {
         "",
         "",
     ),
+    "gelu_in_openvino": Case("openvino", lambda x: x * tf.math.erfc(-x), "", ""),
     "float64_in_openvino": Case(
         "openvino",
         lambda x: tf.nn.conv2d(x, WINDOW, 1, "SAME"),
