@@ -24,14 +24,28 @@ _Found = Iterator[tuple[str, str]]
 # The last that TensorFlow 1.15 has a number for.
 _LAST_OF_TENSORFLOW_1 = int(tf.uint64.as_datatype_enum)
 # What has no kernel there on a CPU, of those that the newer one has.
-_NO_KERNELS_IN_TENSORFLOW_1 = {"Einsum": (tf.float16, tf.bfloat16)}
+_NO_KERNELS_IN_TENSORFLOW_1 = {
+    "Einsum": (tf.bfloat16, tf.float16, tf.int32, tf.int64),
+    "Range": (tf.bfloat16,),
+    "TopKV2": (tf.uint64,),
+    **dict.fromkeys(("Greater", "GreaterEqual", "Less", "LessEqual"), (tf.uint16,)),
+    **dict.fromkeys(
+        (
+            *("Cumprod", "Cumsum", "EuclideanNorm", "SegmentMax", "SegmentMean"),
+            *("SegmentMin", "SegmentProd", "SegmentSum", "Tile", "Unique", "Where"),
+        ),
+        (tf.uint32, tf.uint64),
+    ),
+}
 # In a function; elsewhere XLA's are taken.
 _NO_KERNELS_IN_FUNCTIONS = {"Sigmoid": (tf.bfloat16,)}
 _FLOAT8 = ("float8_e4m3fn", "float8_e5m2")
+_NONE_IN_ONNX = ("bfloat16", *_FLOAT8)
 # What tf2onnx writes so that ONNX Runtime computes otherwise, or refuses.
 _TRANSLATED_WRONGLY = {
     "AdjustSaturation": "colours that it computes otherwise",
     "CTCGreedyDecoder": "sequences that it gives otherwise",
+    "MatrixInverse": "an op of its extensions, which do not come with it",
     "StringToHashBucketFast": "an op of its extensions, which do not come with it",
 }
 # What may give no number, or an infinite one, of numbers that are some.
@@ -44,11 +58,6 @@ _CHOICES = ("Select", "SelectV2")
 _NUMBER_BY_NUMBER = (
     *("Abs", "Add", "AddV2", "BiasAdd", "Cast", "Exp", "Identity", "Maximum"),
     *("Minimum", "Mul", "Neg", "Reshape", "Square", "Sub", "Tanh"),
-)
-_NO_FLOAT64_IN_ONNX = (
-    *("AvgPool", "Conv2D", "Conv2DBackpropInput", "Conv3D", "Conv3DBackpropInputV2"),
-    *("DepthwiseConv2dNative", "Elu", "Erf", "ResizeBilinear", "Selu", "Softplus"),
-    "Tan",
 )
 
 
@@ -118,8 +127,8 @@ def _of_tensorflow_1(graph_def: Any) -> _Found:
         if node.op not in known:
             yield node.op, NOT_KNOWN
             continue
-        newer = {key for key in node.attr if not key.startswith("_")} - known[node.op]
-        for key in sorted(newer):
+        attributes = {key for key in node.attr if not key.startswith("_")}
+        for key in sorted(attributes - known[node.op].keys()):
             yield node.op, f"an attribute that it does not know, {key}"
         if node.op == "Conv2DBackpropInput" and nd.is_dilated(node):
             yield node.op, "a dilation, which it does not compute on a CPU"
@@ -152,16 +161,32 @@ def _numbers_of_tensorflow_1(graph_def: Any) -> _Found:
         for dtype in _dtypes(node) & {*_NO_KERNELS_IN_FUNCTIONS.get(node.op, ())}:
             yield node.op, f"numbers of {dtype.name}, in a function"
     for node in nd.every_node(graph_def):
-        for dtype in sorted(_dtypes(node), key=str):
-            lacks = dtype in _NO_KERNELS_IN_TENSORFLOW_1.get(node.op, ())
-            if lacks or dtype.as_datatype_enum > _LAST_OF_TENSORFLOW_1:
-                yield node.op, f"numbers of {dtype.name}"
+        dtypes = _dtypes(node)
+        lacking = dtypes & {*_NO_KERNELS_IN_TENSORFLOW_1.get(node.op, ())}
+        lacking |= {d for d in dtypes if d.as_datatype_enum > _LAST_OF_TENSORFLOW_1}
+        lacking |= _beyond("tensorflow-1.15", node)
+        for dtype in sorted(lacking, key=str):
+            yield node.op, f"numbers of {dtype.name}"
 
 
 def _dtypes(node: Any) -> set[tf.DType]:
     """Return the dtypes that a node's attributes name."""
-    enums = {value.type for value in node.attr.values() if value.HasField("type")}
-    return {tf.as_dtype(enum) for enum in enums if enum}
+    return {*_dtypes_by_attribute(node).values()}
+
+
+def _dtypes_by_attribute(node: Any) -> dict[str, tf.DType]:
+    enums = {key: value.type for key, value in node.attr.items()}
+    return {key: tf.as_dtype(enum) for key, enum in enums.items() if enum}
+
+
+def _beyond(runtime: str, node: Any) -> set[tf.DType]:
+    """Return the dtypes that a node names, and a runtime's table does not."""
+    allowed = known_ops(runtime).get(node.op, {})
+    return {
+        dtype
+        for key, dtype in _dtypes_by_attribute(node).items()
+        if allowed.get(key) and dtype.name not in allowed[key]
+    }
 
 
 def _of_openvino(graph_def: Any) -> _Found:
@@ -193,14 +218,15 @@ def _of_openvino(graph_def: Any) -> _Found:
 
 def _of_onnx(graph_def: Any) -> _Found:
     yield from _of_ops("onnxruntime", graph_def)
-    yield from _of_dtypes(graph_def, ("bfloat16", *_FLOAT8))
+    yield from _of_dtypes(graph_def, _NONE_IN_ONNX)
     by_name = {node.name: node for node in graph_def.node}
     for node in nd.every_node(graph_def):
         if node.op in _TRANSLATED_WRONGLY:
             yield node.op, _TRANSLATED_WRONGLY[node.op]
         dtype = node.attr["T"].type if "T" in node.attr else 0
-        if node.op in _NO_FLOAT64_IN_ONNX and dtype == tf.float64:
-            yield node.op, "numbers of float64"
+        for lacking in sorted(_beyond("onnxruntime", node), key=str):
+            if lacking.name not in _NONE_IN_ONNX:
+                yield node.op, f"numbers of {lacking.name}"
         if node.op == "OneHot" and dtype == tf.bool:
             yield node.op, "numbers of bool"
         if node.op == "CropAndResize" and _reaches_edge(node, by_name):

@@ -2,9 +2,10 @@
 
     python list_ops.py RUNTIME < CANDIDATES
 
-RUNTIME is ``tensorflow`` (1.15, each op's attributes beside it), ``openvino`` or
-``onnxruntime``; a line of CANDIDATES is a type and its number of inputs. OpenVINO does
-not tell what it knows, so it is offered a graph of one node for each.
+RUNTIME is ``tensorflow`` (1.15, beside each op its attributes and what dtypes these may
+name), ``openvino`` or ``onnxruntime``; a line of CANDIDATES is a type and its number of
+inputs. OpenVINO does not tell what it knows, so it is offered a graph of one node for
+each.
 """
 
 import os
@@ -16,12 +17,17 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def of_tensorflow(candidates):
+    import tensorflow as tf
     from tensorflow.core.framework import op_def_pb2
     from tensorflow.python import pywrap_tensorflow as c_api
 
+    def described(attr):
+        dtypes = [tf.as_dtype(enum).name for enum in attr.allowed_values.list.type]
+        return attr.name + ("=" + ",".join(sorted(dtypes)) if dtypes else "")
+
     listed = op_def_pb2.OpList()
     listed.ParseFromString(c_api.TF_GetBuffer(c_api.TF_GetAllOpList()))
-    attributes = {op.name: sorted(attr.name for attr in op.attr) for op in listed.op}
+    attributes = {op.name: sorted(map(described, op.attr)) for op in listed.op}
     for name, _ in candidates:
         if name in attributes:
             yield " ".join([name, *attributes[name]])

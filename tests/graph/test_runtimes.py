@@ -20,7 +20,8 @@ from elsewhere import CLIENTS, check, interpreter_of, run_pb, said_of_pb
 from persist_callbacks import exporting
 from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.compare import generate
-from persist_callbacks.graph.runtimes import judge, known_ops
+from persist_callbacks.graph.op_tables import known_ops, parsed
+from persist_callbacks.graph.runtimes import judge
 
 PICTURES = [
     *("cnn", "any_size", "mobilenet", "residual", "separable_cnn"),
@@ -102,7 +103,7 @@ def test_what_stands_in_the_way(runtime: str, kind: str, tmp_path: Path) -> None
     ],
 )
 def test_the_table_of_ops(runtime: str, file: str) -> None:
-    """Each op that it lists is one that the runtime takes, with those attributes."""
+    """Each op that it lists is one that the runtime takes, with what is said of it."""
     known = known_ops(file)
     asked = {
         op: len(definition.input_arg)
@@ -117,9 +118,11 @@ def test_the_table_of_ops(runtime: str, file: str) -> None:
         timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    listed = [line.split() for line in done.stdout.splitlines()]
-    found = {op: frozenset(attributes) for op, *attributes in listed}
-    assert found == {op: known[op] for op in asked}
+    listed = parsed(done.stdout.splitlines())
+    assert listed.keys() == asked.keys()
+    # ONNX Runtime does not list the numbers that it has kernels for.
+    if runtime == "tensorflow":
+        assert listed == {op: known[op] for op in asked}
 
 
 def test_the_table_of_opencv_names_ops_of_tensorflow() -> None:

@@ -139,6 +139,33 @@ REFUSED = {
     "erf_of_float64": Case(
         "onnxruntime", tf.math.erf, "Erf", "float64", ROWS, tf.float64
     ),
+    "arctangent_of_float64": Case(
+        "onnxruntime", tf.math.atan, "Atan", "float64", ROWS, tf.float64
+    ),
+    "resize_of_float16": Case(
+        "onnxruntime",
+        lambda x: raw.ResizeBilinear(images=x, size=[16, 16]),
+        "ResizeBilinear",
+        "float16",
+        PICTURES,
+        tf.float16,
+    ),
+    "larger_of_uint8": Case(
+        "tensorflow",
+        lambda x: tf.maximum(x, np.uint8(3)),
+        "Maximum",
+        "uint8",
+        ROWS,
+        tf.uint8,
+    ),
+    "less_of_uint16": Case(
+        "tensorflow",
+        lambda x: tf.less(x, np.uint16(3)),
+        "Less",
+        "uint16",
+        ROWS,
+        tf.uint16,
+    ),
     "one_hot_of_bool": Case(
         "onnxruntime",
         lambda x: tf.one_hot(x, 5, on_value=True, off_value=False),
@@ -152,6 +179,13 @@ REFUSED = {
         lambda x: tf.strings.to_hash_bucket_fast(tf.as_string(x), 5),
         "StringToHashBucketFast",
         "extensions",
+    ),
+    "inverse": Case(
+        "onnxruntime",
+        lambda x: tf.linalg.inv(x + 9 * np.eye(3, dtype=np.float32)),
+        "MatrixInverse",
+        "extensions",
+        (2, 3, 3),
     ),
     "saturation": Case(
         "onnxruntime",
@@ -200,6 +234,7 @@ READ = {
     "box_within": Case(
         "onnxruntime", lambda x: cropped(x, 0.1, 0.2, 0.7, 0.8), "", "", PICTURES
     ),
+    "cosine_of_float64": Case("onnxruntime", tf.math.cos, "", "", ROWS, tf.float64),
     "largest_of_float64": Case(
         "onnxruntime",
         lambda x: tf.nn.max_pool2d(x, 2, 2, "SAME"),
