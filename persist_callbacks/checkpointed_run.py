@@ -859,8 +859,9 @@ class CheckpointedRun:
 
     def _take_last(self, stopped: bool = False) -> Snapshot:
         iterator = self._iterator
-        if self._fit is not None and not self._fit.data.keeps_iterator:
-            iterator, self._drawn = None, 0
+        if self._fit is not None and self._fit.data.kept_iterator is not iterator:
+            # What comes next is drawn from another: the data are at their end.
+            iterator, self._drawn = self._fit.data.kept_iterator, 0
         position = Position(self._epoch, self._batch, self._step)
         return self._take(position, iterator, self._score, stopped=stopped)
 

@@ -103,6 +103,14 @@ def repeated(model, callbacks):
     )
 
 
+def by_their_length(model, callbacks, *, epochs=4):
+    """One iterator would serve all epochs, and is at its end after each."""
+    dataset = tf.data.Dataset.from_tensor_slices(data()).shuffle(50).batch(8)
+    return model.fit(
+        dataset, epochs=epochs, steps_per_epoch=7, verbose=0, callbacks=callbacks
+    )
+
+
 def unknown_length(model, callbacks):
     x, y = data()
     dataset = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(50)
@@ -232,7 +240,12 @@ def test_a_users_callback_sees_each_batch_once(tmp_path):
 @pytest.mark.usefixtures("processes_apart")
 @pytest.mark.parametrize(
     ("build", "fit"),
-    [(sequential, arrays), (unbuilt, arrays), (unbuilt, reshuffled)],
+    [
+        (sequential, arrays),
+        (unbuilt, arrays),
+        (unbuilt, reshuffled),
+        (linear, by_their_length),
+    ],
 )
 def test_finished_run_trains_nothing_and_goes_on_with_more_epochs(build, fit, tmp_path):
     """A rerun with a larger total ends like a run that had it from the start."""

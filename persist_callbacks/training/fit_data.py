@@ -348,11 +348,19 @@ class FitData:
 
     @property
     def keeps_iterator(self) -> bool:
-        """Whether one more epoch would go on with the iterator that is in use."""
+        """Whether one more epoch would go on with an iterator that is there already."""
         source = self._source
         return (
             source.steps_per_epoch is not None and source._current_iterator is not None
         )
+
+    @property
+    def kept_iterator(self) -> Any:
+        """The iterator that one more epoch would go on with, maybe a new one.
+
+        None where it would make its own.
+        """
+        return self._source._current_iterator if self.keeps_iterator else None
 
     @property
     def waiting_iterator(self) -> Any:
