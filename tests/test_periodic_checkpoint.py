@@ -1022,6 +1022,7 @@ def numbers():
     return tf.data.Dataset.counter()
 
 
+@pytest.mark.usefixtures("synchronous")
 @pytest.mark.parametrize("changes", ["by the step", "by a callback", "not at all"])
 def test_variables_of_a_step_that_nothing_holds_are_warned_of(changes, tmp_path):
     """Once; not of those that stay as they are, which the script makes anew."""
