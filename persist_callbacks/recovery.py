@@ -275,7 +275,11 @@ class Recovery:
         return not left_out
 
     def fits(self, model: Any) -> bool:
-        """Whether all that was saved, but for metrics, is there to be assigned to."""
+        """Whether all that was saved, but for metrics, is there to be assigned to.
+
+        A compiled optimizer gets its variables first: that costs little.
+        """
+        self._build_optimizer(model, early=True)
         try:
             _, left_out, _ = self._match(model, metrics=False)
         except ArchitectureMismatch:

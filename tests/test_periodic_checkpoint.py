@@ -39,6 +39,7 @@ from persist_callbacks.errors import (
 from persist_callbacks.recovery import Recovery
 from persist_callbacks.storage.store import Store
 from persist_callbacks.storage.writer import THREAD_NAME
+from persist_callbacks.training import model_building
 from persist_callbacks.watchers import Ec2Spot
 
 
@@ -804,6 +805,26 @@ def test_two_fits_on_one_directory(tmp_path):
     # The model is not spoilt, nor the directory once the other process is gone.
     fit(model, ours(run))
     assert kept_steps(run) == [14]
+
+
+@pytest.mark.usefixtures("synchronous", "processes_apart")
+def test_a_finished_run_needs_no_trace_of_its_model(tmp_path, monkeypatch):
+    """Of a large one it takes seconds, and an optimizer is made without."""
+
+    def adam():
+        model = linear()
+        model.compile("adam", model.loss)
+        return model
+
+    run, traced = tmp_path / "run", []
+    fit(adam(), ours(run), epochs=1)
+    monkeypatch.setattr(model_building, "build_all", lambda *_: traced.append(1))
+    for epochs in (1, 2):
+        model = adam()
+        fit(model, ours(run), epochs=epochs)
+        assert len(model.optimizer.variables) == 2 + 2 * 2
+        assert int(model.optimizer.iterations) == 7 * epochs
+    assert not traced
 
 
 @pytest.mark.usefixtures("synchronous")
