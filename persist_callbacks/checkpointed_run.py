@@ -544,6 +544,9 @@ class CheckpointedRun:
         """Put the rest back after an epoch's steps, all of which were done."""
         assert self._fit is not None
         drawn: Collection[str] = ()
+        self._fit.data.forget_length()
+        if not recovery.state.data.begins:
+            self._fit.data.keep(self._iterator, recovery.state.data.drawn)
         self._fit.data.put_back_order(recovery.data_beginning())
         if self._rewinder is not None and not recovery.state.data.begins:
             self._rewinder.restore(
@@ -786,8 +789,8 @@ class CheckpointedRun:
             validation_epochs=told - bool(told),
         )
         iterator, drawn = self._iterator, self._drawn
-        if not data.keeps_iterator:
-            iterator, self._drawn = None, 0
+        if data.kept_iterator is not iterator:
+            iterator, self._drawn = data.kept_iterator, 0
         position = Position(self._epoch, self._batch, self._step)
         try:
             return self._take(

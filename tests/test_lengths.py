@@ -101,6 +101,46 @@ def test_stopped_within_an_epoch_a_run_goes_on_with_it(epoch, tmp_path):
     assert found == _uninterrupted()
 
 
+class Batches(keras.utils.PyDataset):
+    """Are shuffled by Keras."""
+
+    def __len__(self):
+        return BATCHES
+
+    def __getitem__(self, index):
+        rows = slice(8 * index, 8 * index + 8)
+        return tuple(part[rows] for part in data())
+
+
+class CrashesInValidation(keras.callbacks.Callback):
+    def on_test_end(self, logs=None):
+        if int(self.model.optimizer.iterations) >= BATCHES:
+            raise Crash
+
+
+@pytest.mark.parametrize("make", [unknown, Batches])
+def test_killed_in_the_validation_after_the_data_ran_out(make, tmp_path):
+    """The epochs that follow are as long as they would have been, and in that order."""
+    validation = tf.data.Dataset.from_tensor_slices(data(16)).batch(8)
+    more = {"steps_per_epoch": 5, "validation_data": validation}
+    fit = feeding(make, epochs=4, **more)
+    expected = train(linear, fit, None)
+    crashes = [CrashesInValidation()]
+    with pytest.raises(Crash):
+        train(linear, fit, tmp_path, callbacks=crashes, every_epochs=1)
+    assert steps_of(tmp_path) == BATCHES
+    assert train(linear, fit, tmp_path, every_epochs=1) == expected
+
+
+@pytest.mark.parametrize("make", [lambda: slices().batch(8), Batches])
+def test_a_finished_run_whose_epochs_are_whole_rounds(make, tmp_path):
+    """Its next epoch begins with the next iterator, and not with the one used up."""
+    more = {"steps_per_epoch": BATCHES}
+    expected = train(linear, feeding(make, epochs=4, **more), None)
+    train(linear, feeding(make, epochs=2, **more), tmp_path)
+    assert train(linear, feeding(make, epochs=4, **more), tmp_path) == expected
+
+
 @functools.cache
 def _uninterrupted():
     return train(linear, feeding(unknown), None)

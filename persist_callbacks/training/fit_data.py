@@ -370,6 +370,17 @@ class FitData:
         """
         return None if self.keeps_iterator else self._source._current_iterator
 
+    def keep(self, iterator: Any, drawn: int) -> None:
+        """Have fit go on with an iterator that it takes for one at its end.
+
+        Args:
+            iterator: of these data, with ``steps_per_epoch``.
+            drawn: batches that are drawn from it once it is at its place.
+        """
+        source = self._source
+        if source.steps_per_epoch is not None and iterator is not None:
+            source._current_iterator, source._steps_seen = iterator, drawn
+
     def expect_length(self, batches: int | None) -> None:
         """Tell fit the length of epochs that an earlier process has learnt.
 
@@ -381,6 +392,16 @@ class FitData:
         """
         if not self._tells_length:
             self._source._num_batches = batches
+
+    def forget_length(self) -> None:
+        """Let fit learn it anew where it was told of an end that it has not come to.
+
+        With ``steps_per_epoch``: it has counted the batches of one epoch alone, and
+        would end all that follow there.
+        """
+        source = self._source
+        if source.steps_per_epoch is not None:
+            source._num_batches = source.data_adapter.num_batches
 
     def add_seen(self, batches: int) -> None:
         """Tell fit of batches that were drawn from its iterator in earlier epochs.
