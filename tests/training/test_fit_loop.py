@@ -486,7 +486,7 @@ def test_value_specs_of_what_replicas_are_given():
     parts = [tf.TensorSpec((None, size)) for size in (3, 1)]
     given = tuple(PerReplicaSpec(part, part) for part in parts)
     dataset = types.SimpleNamespace(element_spec=given)
-    source = types.SimpleNamespace(_distributed_dataset=dataset)
+    source = types.SimpleNamespace(_distributed_dataset=dataset, num_batches=None)
     assert FitData(source).element_spec() == tuple(parts)
 
 
