@@ -604,7 +604,7 @@ class CheckpointedRun:
             elif metrics_alone and not within:
                 lasting_metrics.build(self._model, spec)
             else:
-                model_building.build_all(self._model, spec)
+                self._build_all(spec)
 
         recovery.put_back_variables(
             self._model,
@@ -617,6 +617,20 @@ class CheckpointedRun:
             # It has those of that epoch's end, and fit's reset came too early.
             self._model.reset_metrics()
         return drawn
+
+    def _build_all(self, spec: Any) -> None:
+        try:
+            model_building.build_all(self._model, spec)
+        except Exception as error:
+            raise ModelNotBuilt(
+                self._options.path,
+                expected="a model whose variables are there or can be made from its "
+                "data's shapes, before the checkpoint's are put back",
+                found=f"{type(self._model).__name__} {self._model.name!r} and batches "
+                f"of {spec}, by which it cannot be built: {error}",
+                advice="Call the model on one batch before fit, or give the data their "
+                "shapes, by tf.ensure_shape say.",
+            ) from error
 
     def _resumed(self, recovery: Recovery, *, quietly: bool = False) -> None:
         self._recovery = None

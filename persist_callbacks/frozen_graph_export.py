@@ -20,6 +20,7 @@ from persist_callbacks.errors import (
     ArgumentError,
     CheckpointNotFound,
     InputMismatch,
+    ModelNotBuilt,
     PersistWarning,
     VerificationFailed,
 )
@@ -227,12 +228,25 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
     def _first_step(self, run: Any, iterator: Any) -> Logs:
         assert self._loop is not None
         self._loop.unwrap_train_function()
-        spec = getattr(iterator, "element_spec", None)
+        spec = self._loop.data.element_spec()
         if spec is not None:
-            model_building.build_model(self.model, spec)
+            self._build_model(spec)
             self._rehearse(spec)
         logs: Logs = run(iterator)
         return logs
+
+    def _build_model(self, spec: Any) -> None:
+        try:
+            model_building.build_model(self.model, spec)
+        except Exception as error:
+            raise ModelNotBuilt(
+                self._path,
+                expected="a model that is built, or can be by its data's shapes",
+                found=f"{type(self.model).__name__} {self.model.name!r} and batches of "
+                f"{spec}: {error}",
+                advice="Begin its layers with keras.Input(...), or give the data their "
+                "shapes, by tf.ensure_shape say.",
+            ) from error
 
     def _build(self, live: Sequence[variables.LiveVariable]) -> exporting.BuiltGraph:
         assert self._graph is not None

@@ -24,6 +24,7 @@ from persist_callbacks.errors import (
     ArgumentError,
     DirectoryNotWritable,
     InputMismatch,
+    ModelNotBuilt,
     PersistWarning,
     UnsupportedGraph,
     VerificationFailed,
@@ -253,6 +254,19 @@ class Pair(keras.Model):
 
     def call(self, inputs):
         return self.dense(inputs["left"] - 2.0 * inputs["right"])
+
+
+def test_unbuilt_model_of_data_that_tell_no_shape(tmp_path):
+    """Run eagerly it would be trained, and nobody knows what the graph takes."""
+    x, y = data()
+    rows = tf.data.Dataset.from_generator(
+        lambda: iter([(x, y)]), output_types=(tf.float32, tf.int64)
+    )
+    model = linear(known=False)
+    model.compile("sgd", "sparse_categorical_crossentropy", run_eagerly=True)
+    export = FrozenGraphExport(tmp_path / "m.pb")
+    with pytest.raises(ModelNotBuilt, match=r"m\.pb: .* batches of .*Input\(\.\.\.\)"):
+        model.fit(rows, verbose=0, shuffle=False, callbacks=[export])
 
 
 @pytest.mark.parametrize("built", [False, True])

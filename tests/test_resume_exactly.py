@@ -750,6 +750,51 @@ def test_a_finished_run_whose_model_nothing_can_build(tmp_path):
     assert train(eager, three, tmp_path / "run") == train(eager, three, None)
 
 
+class Drops(keras.Model):
+    """Is built by its first call, and holds a seed."""
+
+    def __init__(self):
+        super().__init__()
+        self.drop = keras.layers.Dropout(0.3)
+        self.layer = keras.layers.Dense(CLASSES)
+
+    def call(self, x, training=False):
+        return self.layer(self.drop(x, training=training))
+
+
+def shapeless(model, callbacks):
+    """As a generator's batches of which nothing but the dtypes was told."""
+    x, y = data()
+    batches = [(x[at : at + 8], y[at : at + 8]) for at in range(0, 40, 8)]
+    dataset = tf.data.Dataset.from_generator(
+        lambda: iter(batches), output_types=(tf.float32, tf.int64)
+    )
+    return model.fit(dataset, epochs=3, verbose=0, callbacks=callbacks)
+
+
+@pytest.mark.usefixtures("processes_apart")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.filterwarnings("ignore:The checkpoints carry no graph")
+def test_data_whose_shapes_do_not_build_the_model(tmp_path):
+    """A message of ours says what to do about it, and that is enough."""
+
+    def drops(*, called=False):
+        model = Drops()
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss, metrics=["accuracy"], run_eagerly=True)
+        if called:
+            model(data()[0][:1])
+        return model
+
+    with pytest.raises(ModelNotBuilt, match=r"it cannot be built: .* Call the model"):
+        train_with_crashes(drops, shapeless, tmp_path / "run", [8], every_epochs=1)
+    called = functools.partial(drops, called=True)
+    expected = train(called, shapeless, None)
+    run = tmp_path / "called"
+    found = train_with_crashes(called, shapeless, run, [8], every_epochs=1)
+    assert found == expected
+
+
 def beside_one_without_an_end(model, callbacks):
     """The shorter data begin anew within an epoch, and are left in a round's midst."""
     whole = tf.data.Dataset.from_tensor_slices(data())

@@ -25,20 +25,6 @@ def is_built(model: Any) -> bool:
     return bool(model.variables) and all(layer.built for layer in layers_of(model))
 
 
-def build_sequential(model: Any, element_spec: Any) -> None:
-    """Build a Sequential without Input for batches of any size.
-
-    Keras would build it for batches of the first one's size, which its graph would then
-    be bound to.
-
-    Args:
-        model: the Keras model; nothing happens if it is another, or built.
-        element_spec: structure of ``tf.TypeSpec`` of one batch.
-    """
-    if isinstance(model, keras.Sequential) and not model.built:
-        build_model(model, element_spec)
-
-
 def build_model(model: Any, element_spec: Any) -> None:
     """Make a model's layers create their variables, for batches of any size.
 
@@ -127,8 +113,12 @@ def unknown_inputs(model: Any, element_spec: Any) -> Any:
         return None
     spec = element_spec[0] if isinstance(element_spec, tuple) else element_spec
     return keras.tree.map_structure(
-        lambda leaf: tf.TensorSpec([None, *leaf.shape[1:]], leaf.dtype), spec
+        lambda leaf: tf.TensorSpec(_for_any_batch(leaf.shape), leaf.dtype), spec
     )
+
+
+def _for_any_batch(shape: tf.TensorShape) -> list[int | None] | None:
+    return None if shape.rank is None else [None, *shape[1:]]
 
 
 def _symbolic(spec: Any) -> Any:

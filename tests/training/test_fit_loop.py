@@ -637,7 +637,7 @@ def test_a_sequential_is_built_for_any_batch_size():
     """Keras would build it for the first batch's, and its graph be bound to that."""
     model = keras.Sequential([keras.layers.Dense(1)])
     spec = (tf.TensorSpec((4, 3), tf.float32), tf.TensorSpec((4, 1), tf.float32))
-    model_building.build_sequential(model, spec)
+    model_building.build_model(model, spec)
     assert tuple(model.inputs[0].shape) == (None, 3)
 
 
