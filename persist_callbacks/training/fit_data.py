@@ -173,8 +173,12 @@ class FitData:
         A generator may draw for many at once, and the first ones were made before they
         were drawn; workers are ahead by as many as there is room for.
         """
-        works_ahead = getattr(self._source.data_adapter, "enqueuer", None) is not None
-        return self._py_dataset is not None and not works_ahead
+        return self._py_dataset is not None and not self._works_ahead
+
+    @property
+    def _works_ahead(self) -> bool:
+        """Whether workers make batches before they are drawn."""
+        return getattr(self._source.data_adapter, "enqueuer", None) is not None
 
     @property
     def unsaved_randomness(self) -> str | None:
@@ -347,20 +351,13 @@ class FitData:
         return iter(self._dataset)
 
     @property
-    def keeps_iterator(self) -> bool:
-        """Whether one more epoch would go on with an iterator that is there already."""
-        source = self._source
-        return (
-            source.steps_per_epoch is not None and source._current_iterator is not None
-        )
-
-    @property
     def kept_iterator(self) -> Any:
         """The iterator that one more epoch would go on with, maybe a new one.
 
         None where it would make its own.
         """
-        return self._source._current_iterator if self.keeps_iterator else None
+        source = self._source
+        return None if source.steps_per_epoch is None else source._current_iterator
 
     @property
     def waiting_iterator(self) -> Any:
@@ -368,7 +365,8 @@ class FitData:
 
         None where it makes none: of data whose length it does not know.
         """
-        return None if self.keeps_iterator else self._source._current_iterator
+        source = self._source
+        return source._current_iterator if source.steps_per_epoch is None else None
 
     def keep(self, iterator: Any, drawn: int) -> None:
         """Have fit go on with an iterator that it takes for one at its end.
@@ -579,7 +577,7 @@ class FitData:
             with self._finding_order("on_epoch_end"):
                 tell()
             if isinstance(data, _Counted):
-                if self.keeps_iterator:
+                if self.kept_iterator is not None:
                     data.order_changes()
                 if self._marks_end:
                     self._end = data.beginning_now(randomness.capture())
@@ -592,7 +590,7 @@ class FitData:
 
     def _count_begins(self, adapter: Any, data: _Counted) -> None:
         begin: Callable[[], None] = adapter.on_epoch_begin
-        works_ahead = getattr(adapter, "enqueuer", None) is not None
+        works_ahead = self._works_ahead
 
         def begin_after() -> None:
             if works_ahead:
@@ -600,8 +598,8 @@ class FitData:
             with self._finding_order("on_epoch_begin"):
                 begin()
             known = None if self._drawn_from is None else self._drawn_from()
-            waits = self.keeps_iterator and known is not self._source._current_iterator
-            if waits and not works_ahead:
+            kept = self.kept_iterator
+            if kept is not None and kept is not known and not works_ahead:
                 # It was made before the last epoch's end, and is drawn from now.
                 data.begin_anew()
 
