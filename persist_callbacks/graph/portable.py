@@ -135,8 +135,9 @@ def erfc_to_erf(graph_def: Any) -> Any:
     """Write Keras' GELU with Erf, as older versions did; ONNX has no Erfc.
 
     ``h * erfc(x)`` becomes ``h + h * erf(-x)``. OpenVINO joins ``h * (1 + erf(-x))``
-    into an op of its own, which takes it longer than these do. Any other Erfc stays:
-    one plus Erf has no digits left where it is small, as a logarithm of it shows.
+    into an op of its own. Part of the convolution before it, that takes less time than
+    these do, and longer anywhere else. Any other Erfc stays: one plus Erf has no digits
+    left where it is small, as a logarithm of it shows.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -151,7 +152,11 @@ def erfc_to_erf(graph_def: Any) -> Any:
         for place in (1, 0)
         if nd.split(by_name[name].input[place])[0] == erfc
     }
-    in_products = {nd.split(erfc)[0] for erfc, _ in products.values()}
+    in_products = {
+        nd.split(erfc)[0]
+        for erfc, other in products.values()
+        if not _is_convolved(_unscaled(other, by_name), by_name)
+    }
 
     def write(node: Any, writer: Writer) -> None:
         if node.name not in erfcs and node.name not in products:
@@ -168,10 +173,27 @@ def erfc_to_erf(graph_def: Any) -> Any:
             writer.add("AddV2", "", erf, one, T=dtype)
         else:
             erf, other = products[node.name]
-            product = writer.add("Mul", "product", other, erf, T=dtype)
-            writer.add("AddV2", "", other, product, T=dtype)
+            if nd.split(erf)[0] in in_products:
+                product = writer.add("Mul", "product", other, erf, T=dtype)
+                writer.add("AddV2", "", other, product, T=dtype)
 
     return rewritten(graph_def, write)
+
+
+def _is_convolved(reference: str, by_name: Mapping[str, Any]) -> bool:
+    """Tell whether a tensor is a convolution's, scaled and shifted by constants or not.
+
+    Args:
+        reference: the tensor.
+        by_name: the graph's nodes.
+    """
+    node = by_name[nd.split(reference)[0]]
+    while node.op in ("Add", "AddV2", "BiasAdd", "FusedBatchNormV3", "Mul", "Sub"):
+        first, *others = (by_name[nd.split(ref)[0]] for ref in node.input)
+        if any(other.op != "Const" for other in others):
+            return False
+        node = first
+    return node.op in ("Conv2D", "DepthwiseConv2dNative")
 
 
 def gelu_products(graph_def: Any) -> dict[str, str]:

@@ -365,3 +365,40 @@ def test_a_gelu_adds_nothing_to_erf() -> None:
     assert total.op == "AddV2"
     assert set(total.input) - {reader.name} == set(reader.input) - {erf.name}
     assert "Erfc" not in count_ops(graph_def)
+
+
+@pytest.mark.parametrize(
+    ("compute", "folded"),
+    [
+        (lambda x, ones: tf.nn.conv2d(x, ones, 1, "SAME"), True),
+        (lambda x, ones: tf.nn.depthwise_conv2d(x, ones, [1] * 4, "SAME"), True),
+        (
+            lambda x, ones: tf.nn.bias_add(tf.nn.conv2d(x, ones, 1, "SAME"), [1, 2]),
+            True,
+        ),
+        (lambda x, ones: x + tf.nn.conv2d(x, ones, 1, "SAME"), False),
+        (
+            lambda x, ones: tf.nn.max_pool2d(
+                tf.nn.conv2d(x, ones, 1, "SAME"), 2, 1, "SAME"
+            ),
+            False,
+        ),
+    ],
+)
+def test_a_gelu_of_a_convolution_adds_one_to_erf(compute: Any, folded: bool) -> None:
+    """OpenVINO makes it part of the convolution, and so goes over the picture once."""
+    graph = tf.Graph()
+    with graph.as_default():
+        x = v1.placeholder(tf.float32, [None, 4, 4, 2], name="x")
+        y = compute(x, np.ones((2, 2, 2, 2), np.float32))
+        tf.identity(0.5 * y * tf.math.erfc(-y * 0.7071067811865476), name="y")
+    graph_def = erfc_to_erf(graph.as_graph_def())
+    by_name = {node.name: node for node in graph_def.node}
+    (erf,) = (node for node in graph_def.node if node.op == "Erf")
+    (reader,) = (node for node in graph_def.node if erf.name in node.input)
+    others = {by_name[name].op for name in reader.input} - {"Erf"}
+    assert (reader.op, others) == (("AddV2", {"Const"}) if folded else ("Mul", {"Mul"}))
+    given = np.random.default_rng(0).normal(size=(2, 4, 4, 2)).astype(np.float32)
+    found = from_graph_def(graph_def, None, None)(given)
+    expected = from_graph_def(graph.as_graph_def(), None, None)(given)
+    np.testing.assert_allclose(found, expected, atol=2e-6)
