@@ -238,6 +238,27 @@ def test_the_same_numbers(told_after: bool, apart: bool) -> None:
         np.testing.assert_array_equal(np.signbit(one), np.signbit(other))
 
 
+@pytest.mark.parametrize(("width", "together"), [(7, False), (90, True)])
+def test_a_bias_of_rows_that_grow_longer(
+    width: int, together: bool, tmp_path: Path
+) -> None:
+    """It is added apart from the product: TensorFlow takes longer for both in one."""
+
+    def compute(z: Any) -> Any:
+        rows = L.BatchNormalization()(L.Dense(60, use_bias=False)(z))
+        return conv(2)(L.Reshape((5, 4, 3))(L.LeakyReLU()(rows)))
+
+    model = reading(compute, (width,))
+    before = simplified(model, without=["suit_opencv"])
+    after = simplified(model)
+    (product,) = (node.name for node in after.node if node.op == "MatMul")
+    (reader,) = (node.op for node in after.node if product in node.input)
+    assert reader == ("BiasAdd" if together else "Reshape")
+    fed = np.random.default_rng(1).normal(size=(3, width)).astype("float32")
+    np.testing.assert_allclose(_run(after, fed)[0], _run(before, fed)[0], atol=1e-6)
+    check("opencv", model, tmp_path)
+
+
 def test_what_tells_costs_tensorflow_nothing() -> None:
     """What is there for OpenCV's sake is folded before TensorFlow runs anything."""
     graph_def = simplified(HELPED["rows that others read"], without=["suit_opencv"])
