@@ -17,6 +17,9 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 import numpy as np
 
+# Bytes of a PB whose conversion to ONNX takes many times as much memory.
+LARGE = 2**28
+
 
 def by_tensorflow(path, arrays, outputs):
     import tensorflow as tf
@@ -64,6 +67,9 @@ def by_openvino(path, arrays, outputs):
 
 
 def by_onnxruntime(path, arrays, outputs):
+    if os.path.getsize(path) > LARGE:
+        # What the converter drops of a graph, protobuf's own memory would keep.
+        os.environ["PROTOCOL_BUFFERS_PYTHON_IMPLEMENTATION"] = "python"
     import onnxruntime
     import tensorflow as tf
     import tf2onnx
