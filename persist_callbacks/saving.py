@@ -526,8 +526,7 @@ class Saver:
         """The name of the newest checkpoint that is safe, None if there is none."""
         if self.last is not None:
             return self.last.record.name
-        before = self._store.checkpoints()
-        return before[-1].record.name if before else None
+        return self._newest_before()
 
     def abandon(self) -> None:
         """Give up the write in flight: neither `close` nor the process waits for it."""
@@ -694,11 +693,15 @@ class Saver:
     def _newest_safe(self) -> str:
         if self.last is not None:
             return self.last.record.name
+        before = self._newest_before()
+        return f"none yet, that of an earlier one is {before}" if before else "none yet"
+
+    def _newest_before(self) -> str | None:
+        """Name the newest one of earlier sessions; None where the disk is away."""
         with contextlib.suppress(OSError):
-            earlier = self._store.checkpoints()
-            if earlier:
-                return f"none yet, that of an earlier one is {earlier[-1].record.name}"
-        return "none yet"
+            before = self._store.checkpoints()
+            return before[-1].record.name if before else None
+        return None
 
     def _failure(self, error: BaseException) -> SaveFailed:
         found = str(error) if isinstance(error, PersistError) else repr(error)

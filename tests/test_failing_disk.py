@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
@@ -17,7 +18,7 @@ import numpy as np
 import pytest
 
 from loops import FEATURES, Crash, CrashAt, data
-from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint
+from persist_callbacks import FrozenGraphExport, PeriodicCheckpoint, interruptions
 from persist_callbacks.errors import (
     DirectoryNotWritable,
     PersistWarning,
@@ -276,6 +277,63 @@ def test_a_directory_that_another_run_has_taken_is_left_alone(tmp_path: Path) ->
     assert len(messages(caught)) == 3
     assert all("begun since" in message for message in messages(caught))
     assert kept(run) == []
+
+
+@pytest.fixture
+def unplug(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Give what makes the run directory's server go away, or be there again."""
+    is_away = False
+
+    def unplug(away: bool = True) -> None:
+        nonlocal is_away
+        is_away = away
+
+    def refusing(real: Callable[..., Any]) -> Callable[..., Any]:
+        def look(path: Any = ".", *args: Any, **more: Any) -> Any:
+            is_path = isinstance(path, str | os.PathLike)
+            if is_away and is_path and Path(path).is_relative_to(tmp_path / "run"):
+                code = errno.ESTALE
+                raise OSError(code, os.strerror(code), os.fspath(path))
+            return real(path, *args, **more)
+
+        return look
+
+    monkeypatch.setattr(interruptions, "_SECONDS_BETWEEN_LOOKS", 0.0)
+    for name in ("stat", "listdir", "mkdir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))
+    return unplug
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_disk_that_is_away_asks_for_nothing(
+    tmp_path: Path, unplug: Callable[..., None]
+) -> None:
+    """Where no checkpoint is due meanwhile, training does not notice."""
+    run = tmp_path / "run"
+    away = At(b3=unplug, b5=lambda: unplug(False))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fit(wide(), away, PeriodicCheckpoint(run, every_steps=6, verbose=0))
+    assert kept(run) == [6, 7]
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_stop_while_the_disk_is_away(
+    tmp_path: Path, unplug: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The process ends as it was asked to, and says what is not saved."""
+
+    def stop() -> None:
+        unplug()
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ours = PeriodicCheckpoint(tmp_path / "run", every_epochs=1)
+    with pytest.warns(PersistWarning) as caught, pytest.raises(SystemExit) as raised:
+        fit(wide(), At(b3=stop), ours)
+    assert raised.value.code == 128 + signal.SIGTERM
+    (message,) = messages(caught)
+    assert "Stale file handle" in message
+    assert "The newest safe checkpoint is none." in capsys.readouterr().out
 
 
 def test_a_slow_disk_does_not_hold_training(

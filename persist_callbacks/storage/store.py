@@ -219,7 +219,8 @@ class Store:
     def take_save_request(self) -> bool:
         """Tell whether a file named SAVE asks for a checkpoint, and take it away."""
         path = self.directory / layout.SAVE
-        if not path.exists():
+        # `Path.exists` would raise while the disk is away for a moment.
+        if not os.path.exists(path):
             return False
         with contextlib.suppress(OSError):
             # One that cannot be removed would ask again and again: it is obeyed once
