@@ -21,7 +21,7 @@ from loops import data, save_at_once, sequential
 from persist_callbacks import PeriodicCheckpoint
 from persist_callbacks.cli import commands
 from persist_callbacks.errors import CheckpointNotFound, NotARunDirectory
-from persist_callbacks.storage import checkpoints, manifest
+from persist_callbacks.storage import bundle, checkpoints, manifest
 from persist_callbacks.storage.layout import MANIFEST, META, STATE
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import finiteness
@@ -336,6 +336,24 @@ def test_what_is_pruned_meanwhile(
     ]
     (one,) = verify(run).checkpoints
     assert one.path == run / NEWEST
+
+
+def test_pruned_between_two_looks_at_its_index(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After it was found sound, and before its tensors are read: pruned meanwhile."""
+    real = bundle.check_index
+
+    def check_index(prefix: str) -> None:
+        real(prefix)
+        if Path(prefix).parent == run / OLDER:
+            shutil.rmtree(run / OLDER)
+
+    monkeypatch.setattr(bundle, "check_index", check_index)
+    found = verify(run)
+    assert found.sound
+    assert found.pruned == 1
+    assert [each.path for each in found.checkpoints] == [run / NEWEST]
 
 
 def test_pruned_faster_than_it_can_be_read(

@@ -293,7 +293,11 @@ def scan(prefix: str | os.PathLike[str]) -> Iterator[tuple[str, Any]]:
         CheckpointDamaged: the files are missing, cut or changed.
     """
     check_index(prefix)
-    index = read_plain(Path(f"{os.fspath(prefix)}.index"), limit=LARGEST[INDEX])
+    try:
+        index = read_plain(Path(f"{os.fspath(prefix)}.index"), limit=LARGEST[INDEX])
+    except OSError as error:
+        # Pruned since that look, maybe.
+        raise _damaged(f"{_short(prefix)}.index", error) from error
     first: dict[bytes, str] = {}
     for key, entry in bundle_index.entries(index).items():
         name = key.decode(errors="replace")
