@@ -293,8 +293,12 @@ def _at(directory: Path, selector: str | int | Path) -> Committed | None:
         text = layout.folder_name(int(text))
     step = layout.step_of(text)
     if step is not None:
-        named = (path for path in _folders(directory) if path.name.startswith(text))
-        path = next(named, directory / text)
+        of_step = (
+            path
+            for path in _folders(directory)
+            if layout.step_of_either(path.name) == step
+        )
+        path = next(of_step, directory / text)
     else:
         path = paths.absolute(text, "checkpoint")
         if path.name == PREFIX:

@@ -567,6 +567,14 @@ def test_find_says_what_there_is(store: Store) -> None:
         store.find("best")
 
 
+def test_find_takes_no_name_that_only_begins_so(store: Store) -> None:
+    """Of steps beyond nine digits too."""
+    save(store, 1_000_000_003)
+    with pytest.raises(CheckpointNotFound, match="found ckpt-1000000003"):
+        store.find(100_000_000)
+    assert store.find(1_000_000_003).record.name == "ckpt-1000000003"
+
+
 def test_find_gives_no_damaged_one(store: Store) -> None:
     """One that was asked for by step is refused rather than silently replaced."""
     save(store, 100)
