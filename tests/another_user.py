@@ -1,4 +1,4 @@
-"""Another user than a superuser, and a folder that any user may look into."""
+"""Another user than a superuser, and a folder that any user may use."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def as_another_user() -> Iterator[None]:
 
 @contextlib.contextmanager
 def folder_for_all() -> Iterator[Path]:
-    """Make a folder where any user may look, unlike in one of pytest's."""
+    """Make a folder where any user may look and write, unlike in one of pytest's."""
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
+        Path(folder).chmod(0o777)
         yield Path(folder)

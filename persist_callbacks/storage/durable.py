@@ -240,12 +240,14 @@ def remove_folder(path: Path) -> None:
     """Delete a folder: gone under its name at once and durably, then its content.
 
     It is renamed first, so that a crash while its files go one by one leaves no
-    half-empty folder under a name that readers trust.
+    half-empty folder under a name that readers trust. Content that cannot be deleted
+    is a leftover then, and no error.
     """
     trash = path.with_name(passing_name("trash", path.name.strip(".")))
     os.rename(path, trash)
     sync_folder(path.parent)
-    remove_leftover(trash)
+    with contextlib.suppress(OSError):
+        remove_leftover(trash)
 
 
 def remove_leftover(path: Path) -> None:

@@ -54,13 +54,17 @@ class RunLock:
                 found=_describe(_read_owner(directory)),
                 advice="Stop it, or give this run another directory.",
             ) from None
+        self._directory = directory
         self._file = _identity(directory / layout.LOCK)
+
+    def sign(self) -> None:
+        """Write down who holds it, for those who find it taken.
+
+        Raises:
+            OSError: it cannot be written; the lock is held all the same.
+        """
         owner = Owner(os.getpid(), socket.gethostname())
-        try:
-            durable.replace_file(directory / OWNER, msgspec.json.encode(owner))
-        except BaseException:
-            self.release()
-            raise
+        durable.replace_file(self._directory / OWNER, msgspec.json.encode(owner))
 
     @property
     def held(self) -> bool:

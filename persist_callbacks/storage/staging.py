@@ -150,14 +150,22 @@ def require_space(folder: Path, needs: int) -> None:
         )
 
 
-def sweep(directory: Path) -> None:
+def sweep(directory: Path) -> list[tuple[Path, OSError]]:
     """Delete what failed saves have left and could not delete themselves then.
 
     Only what saves make: another thread may be writing a file of its own beside them.
+
+    Returns:
+        What cannot be deleted now either, and why.
     """
+    stuck = []
     for entry in list(directory.iterdir()):
         if entry.name.startswith(_OF_SAVES) and durable.is_leftover(entry.name):
-            durable.remove_leftover(entry)
+            try:
+                durable.remove_leftover(entry)
+            except OSError as error:
+                stuck.append((entry, error))
+    return stuck
 
 
 @contextlib.contextmanager

@@ -83,6 +83,7 @@ class Store:
         self._known = None if own_lock is None else checkpoints.Known()
         self._versions = dict(versions or {})
         self._notices: deque[str] = deque()
+        self._stuck: set[Path] = set()
 
     @classmethod
     def open_for_reading(cls, directory: str | os.PathLike[str]) -> Store:
@@ -125,7 +126,7 @@ class Store:
             own_lock = lock.RunLock(path)
         try:
             with _refusing(path):
-                run = upkeep.recover(path, versions or {})
+                run = upkeep.recover(path, own_lock, versions or {})
                 store = cls(path, run.run_id, own_lock, versions)
                 if store.checkpoints():
                     store._announce()
@@ -238,8 +239,9 @@ class Store:
     def stage(self, step: int, *, needs: int = 0) -> Staged:
         """Begin a checkpoint.
 
-        A run directory that was deleted meanwhile is made again, of which
-        `take_notices` tells, and leftovers of saves that have failed are swept.
+        A run directory that was deleted meanwhile is made again, and leftovers of saves
+        that have failed are swept; `take_notices` tells of the one, and of those that
+        cannot be deleted.
 
         Args:
             step: training steps done.
@@ -261,7 +263,7 @@ class Store:
                 self._versions,
                 self._notices.append,
             )
-            staging.sweep(self.directory)
+            self._sweep()
             staging.require_space(self.directory, needs + _SLACK)
             durable.stage_folder(self.directory / name)
         return Staged(self.directory / name, step)
@@ -354,7 +356,8 @@ class Store:
     def prune(self, names: Collection[str]) -> None:
         """Delete checkpoints of this run; what is gone already is no error.
 
-        TensorFlow's ``checkpoint`` file speaks of none of them before they go.
+        TensorFlow's ``checkpoint`` file speaks of none of them before they go. Of files
+        that cannot be deleted, in a folder that is none any more, `take_notices` tells.
 
         Args:
             names: folder names, as `retention.to_delete` gives them.
@@ -362,7 +365,7 @@ class Store:
         Raises:
             ForeignCheckpoint: one belongs to another run; none was deleted.
             CheckpointDamaged: one does not say whose it is; none was deleted.
-            SaveFailed: the disk refused.
+            SaveFailed: the disk refused for one; the others were deleted.
         """
         self._require_lock()
         folders = [self.directory / name for name in names]
@@ -377,8 +380,16 @@ class Store:
             raise
         with saving(self.directory):
             self._announce(without=set(names))
+            refused: OSError | None = None
             for folder in folders:
-                durable.remove_folder(folder)
+                try:
+                    durable.remove_folder(folder)
+                except OSError as error:
+                    refused = refused or error
+            if refused is not None:
+                raise refused
+            if folders:
+                self._sweep()
 
     def note(self, event: str, **fields: Any) -> None:
         """Add an event to the journal; durable on return, and safe from any thread.
@@ -408,6 +419,17 @@ class Store:
                 found=f"one of run {record.run_id}",
                 advice="Move it out of this directory if it is in the way.",
             )
+
+    def _sweep(self) -> None:
+        """Delete leftovers, and tell once of each that cannot be deleted."""
+        for path, error in staging.sweep(self.directory):
+            if path not in self._stuck:
+                self._stuck.add(path)
+                self._notices.append(
+                    f"{path}: expected to delete it, which is left of an older "
+                    f"checkpoint or of a failed save, found {error.strerror or error}. "
+                    "Each save tries again; see to its permissions, or delete it."
+                )
 
     def _make_way(self, final: Path) -> None:
         """See to it that what has a new checkpoint's name may be replaced by it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import time
@@ -25,19 +26,26 @@ _OWN_FILES = (RUN, checkpoint_file.NAME, lock.OWNER)
 _DAY = 24 * 60 * 60.0
 
 
-def recover(directory: Path, versions: Mapping[str, str]) -> RunInfo:
+def recover(
+    directory: Path, own_lock: lock.RunLock, versions: Mapping[str, str]
+) -> RunInfo:
     """Put a locked directory in order after a crash, and see to its ``run.json``.
 
     Args:
         directory: the run directory.
+        own_lock: that of the process, which is signed.
         versions: of the software that writes, by name.
     """
+    # Before anything is written: they may be what has filled the disk.
+    for entry in list(directory.iterdir()):
+        # What cannot be deleted is in nobody's way; a save tells of it.
+        with contextlib.suppress(OSError):
+            if durable.is_leftover(entry.name) and not _may_be_anothers(entry):
+                durable.remove_leftover(entry)
+    own_lock.sign()
     run = run_directory.read_run(directory)
     run_id = run.run_id if run is not None else newest_run_id(directory)
     staging.finish_swaps(directory, run_id)
-    for entry in list(directory.iterdir()):
-        if durable.is_leftover(entry.name) and not _may_be_anothers(entry):
-            durable.remove_leftover(entry)
     if run is not None:
         return run
     return run_directory.begin_run(directory, run_id=run_id, versions=versions)
@@ -95,6 +103,7 @@ def see_to_directory(
             raise NotADirectoryError(code, os.strerror(code), str(directory))
         anew = lock.RunLock(directory)
         try:
+            anew.sign()
             elsewhere = anew.device != own_lock.device
             _see_to_run(directory, run_id, versions, tell, elsewhere=elsewhere)
         except BaseException:

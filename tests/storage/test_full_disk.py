@@ -84,6 +84,21 @@ def test_no_room_for_the_next_one_is_known_before(disk: Path) -> None:
         see_to(store, {1, 2})
 
 
+def test_full_of_what_a_killed_save_has_left(disk: Path) -> None:
+    """The rerun sweeps it before it writes anything, and signs the lock."""
+    with Store.open_for_writing(disk / "run") as store:
+        save(store, 1)
+    (disk / "run" / ".lock-owner").unlink()
+    staged = disk / "run" / f".staged-{SECOND}-0123abcd"
+    staged.mkdir()
+    fill(staged)
+    with Store.open_for_writing(disk / "run") as again:
+        see_to(again, {1})
+        assert (disk / "run" / ".lock-owner").exists()
+        save(again, 2)
+        see_to(again, {1, 2})
+
+
 def test_no_more_files(disk: Path) -> None:
     """Bytes there are, but not one inode: the same, by another way."""
     with Store.open_for_writing(disk / "run") as store:

@@ -661,6 +661,51 @@ def test_prune_speaks_of_what_was_committed_before_it(store: Store) -> None:
     assert "000000001" not in text
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_what_cannot_be_deleted_is_in_nobodys_way() -> None:
+    """Neither other checkpoints' deletion, nor saves, nor a rerun; it is told once."""
+    with folder_for_all() as folder, as_another_user():
+        run = folder / "run"
+        with Store.open_for_writing(run) as store:
+            protected = save(store, 1).path
+            for step in (2, 3):
+                save(store, step)
+            protected.chmod(0o555)
+            store.prune(["ckpt-000000001", "ckpt-000000002"])
+            assert steps(store) == [3]
+            (told,) = store.take_notices()
+            assert told.startswith(f"{run}/.trash-ckpt-000000001-")
+            assert "found Permission denied. Each save tries again" in told
+            save(store, 4)
+            assert store.take_notices() == []
+        with Store.open_for_writing(run) as again:
+            save(again, 5)
+            (told,) = again.take_notices()
+            Path(told.split(":")[0]).chmod(0o755)
+            save(again, 6)
+            assert again.take_notices() == []
+        assert hidden(run) == [".lock", ".lock-owner"]
+
+
+def test_prune_goes_on_beside_one_that_stays(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk refuses to rename one; the error says so, and the others go."""
+    for step in (1, 2, 3):
+        save(store, step)
+    real = os.rename
+
+    def rename(old: Path, new: Path) -> None:
+        if Path(old).name == "ckpt-000000001":
+            raise PermissionError(1, "Operation not permitted", str(old))
+        real(old, new)
+
+    monkeypatch.setattr(os, "rename", rename)
+    with pytest.raises(SaveFailed, match="found Operation not permitted"):
+        store.prune(["ckpt-000000001", "ckpt-000000002"])
+    assert steps(store) == [1, 3]
+
+
 def test_a_writer_reads_a_manifest_once(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
