@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Mapping
@@ -42,6 +43,8 @@ _HARMLESS = (
     "*.out",
     "*.err",
     "events.out.tfevents*",
+    # The system's own, of a volume that nobody has written to yet.
+    "lost+found",
     # All there is where a process died while it wrote another in its place.
     f"damaged-{RUN}*",
 )
@@ -260,8 +263,11 @@ def _something_else(directory: Path) -> str | None:
     for path in sorted(directory.iterdir()):
         if any(fnmatchcase(path.name, pattern) for pattern in _HARMLESS):
             continue
-        # TensorBoard makes train/ and validation/ before the first step.
-        if path.is_dir() and not path.is_symlink() and _something_else(path) is None:
-            continue
+        # TensorBoard makes train/ and validation/ before the first step; what may not
+        # be looked into could hold anything.
+        with contextlib.suppress(OSError):
+            is_folder = path.is_dir() and not path.is_symlink()
+            if is_folder and _something_else(path) is None:
+                continue
         return path.name
     return None

@@ -104,6 +104,26 @@ def test_what_other_callbacks_write_is_no_obstacle(tmp_path: Path, entry: str) -
     assert path.read_bytes() == b"x"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX permissions")
+def test_what_may_not_be_looked_into() -> None:
+    """A new volume's lost+found is no obstacle, a stranger's folder is one."""
+    with folder_for_all() as folder:
+        for name in ("lost+found", "mine"):
+            (folder / name).mkdir()
+            (folder / name).chmod(0o700 if os.geteuid() == 0 else 0)
+        with as_another_user():
+            with pytest.raises(NotARunDirectory, match="found a folder with mine and"):
+                check_directory(folder)
+            with pytest.raises(NotARunDirectory, match="found a folder without them"):
+                Store.open_for_reading(folder)
+        (folder / "mine").rmdir()
+        with as_another_user():
+            check_directory(folder)
+            with pytest.raises(CheckpointNotFound, match="in which no run has begun"):
+                Store.open_for_reading(folder)
+        (folder / "lost+found").rmdir()
+
+
 def test_a_run_directory_may_hold_anything_beside(store: Store) -> None:
     """Once it is a run's, notes of the user in it are no reason to stop."""
     (store.directory / "notes.txt").write_text("x")
