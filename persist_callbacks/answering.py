@@ -298,6 +298,9 @@ class Poisoning:
                 "made of it; the one before stays the newest. Look at the learning "
                 "rate and the data.",
             )
+        # The save in flight could prune what is read here, and its poison is this one.
+        self._saver.wait()
+        self._saver.poisoned = None
         try:
             committed = self._store.newest_sound().committed
         except NoSoundCheckpoint:

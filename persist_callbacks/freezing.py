@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from persist_callbacks import exporting, paths
-from persist_callbacks.errors import PersistError, TensorNotFound
+from persist_callbacks.errors import TensorNotFound
 from persist_callbacks.graph.cutting import cut_at, with_ports
 from persist_callbacks.graph.freeze import (
     check_names,
@@ -22,10 +22,7 @@ from persist_callbacks.graph.inference import InferenceGraph, Stored
 from persist_callbacks.graph.meta import from_meta
 from persist_callbacks.graph.targets import check_target
 from persist_callbacks.locating import graph_beside, locate
-from persist_callbacks.storage import bundle
-
-# How often a run may prune a checkpoint while it is read, before that is an error.
-_TRIES = 10
+from persist_callbacks.storage import bundle, checkpoints
 
 
 def freeze(
@@ -90,19 +87,21 @@ def _load(
     path: Path, outputs: Sequence[str] | None, inputs: Sequence[str] | None
 ) -> tuple[InferenceGraph, Sequence[str] | None, dict[str, Any]]:
     """Read a checkpoint's graph and weights, another's if it was pruned meanwhile."""
-    for attempt in range(_TRIES):
+
+    def find() -> tuple[Path, str]:
         prefix = locate(path, check=True)
-        try:
-            meta = graph_beside(prefix)
-            graph = cut_at(from_meta(meta.read_bytes(), meta), inputs)
-            graph, named = with_ports(graph, outputs)
-            wanted = resolve_outputs(graph, named)
-            values = _read(prefix, graph, needed_variables(graph, wanted))
-            return graph, named, values
-        except (PersistError, FileNotFoundError):
-            if attempt == _TRIES - 1 or os.path.lexists(os.path.dirname(prefix)):
-                raise
-    raise AssertionError("the last try returns or raises")
+        return Path(prefix).parent, prefix
+
+    def read(
+        prefix: str,
+    ) -> tuple[InferenceGraph, Sequence[str] | None, dict[str, Any]]:
+        meta = graph_beside(prefix)
+        graph = cut_at(from_meta(meta.read_bytes(), meta), inputs)
+        graph, named = with_ports(graph, outputs)
+        wanted = resolve_outputs(graph, named)
+        return graph, named, _read(prefix, graph, needed_variables(graph, wanted))
+
+    return checkpoints.read_found(find, read)
 
 
 def _read(

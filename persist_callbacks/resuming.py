@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from numbers import Integral
+from pathlib import Path
 from typing import Any
 
 from persist_callbacks import environment, paths
 from persist_callbacks.errors import ArgumentError
 from persist_callbacks.recovery import Recovery, ResumePoint, require_trainable
-from persist_callbacks.storage.checkpoints import Committed
+from persist_callbacks.storage.checkpoints import Committed, Sound, read_found
 from persist_callbacks.storage.store import Store
 
 
@@ -22,7 +23,7 @@ def resume(
     """Put a checkpoint's variables, optimizer state and seeds into a model, at once.
 
     For custom loops, for evaluation, and for ``fit(initial_epoch=point.epoch)``. Reads
-    only: nothing in the directory changes.
+    only: nothing in the directory changes. It may be done while training writes there.
 
     Args:
         model: a compiled, built Keras model of the run's architecture.
@@ -38,28 +39,32 @@ def resume(
         ModelNotCompiled: the model has no optimizer.
         ModelNotBuilt: the model has no variables, or an optimizer of its own has none.
         NotARunDirectory: the directory holds something else.
-        CheckpointNotFound: there is no such checkpoint.
+        CheckpointNotFound: there is no such checkpoint, or each was pruned while it
+            was read.
         NoSoundCheckpoint: all checkpoints are damaged.
         ArchitectureMismatch: the checkpoint is of another model or optimizer.
     """
     environment.require_tensorflow_backend()
     require_trainable(model, "model")
     store = Store.open_for_reading(directory)
-    passed_over: tuple[Any, ...] = ()
-    if checkpoint == "latest":
-        sound = store.newest_sound()
-        passed_over = sound.passed_over
-        committed: Committed = sound.committed or store.find("latest")
-    else:
-        committed = store.find(_selector(checkpoint))
-    recovery = Recovery(store, committed, passed_over)
-    # What metrics have gathered ends with the epoch.
-    within_epoch = committed.record.position.batch > 0
-    recovery.put_back_variables(model, training_goes_on=False, metrics=within_epoch)
-    recovery.put_back_seeds()
-    point = recovery.point(in_fit=False, newest=checkpoint == "latest")
-    recovery.forget_tensors()
-    return point
+    selector = _selector(checkpoint)
+
+    def find() -> tuple[Path, tuple[Committed, tuple[Any, ...]]]:
+        sound = store.newest_sound() if selector == "latest" else Sound(None)
+        committed = sound.committed or store.find(selector)
+        return committed.path, (committed, sound.passed_over)
+
+    def put_back(found: tuple[Committed, tuple[Any, ...]]) -> ResumePoint:
+        recovery = Recovery(store, *found)
+        # What metrics have gathered ends with the epoch.
+        within_epoch = recovery.committed.record.position.batch > 0
+        recovery.put_back_variables(model, training_goes_on=False, metrics=within_epoch)
+        recovery.put_back_seeds()
+        point = recovery.point(in_fit=False, newest=selector == "latest")
+        recovery.forget_tensors()
+        return point
+
+    return read_found(find, put_back)
 
 
 def _selector(checkpoint: object) -> str | int:

@@ -23,6 +23,7 @@ from loops import CLASSES, FEATURES, data, outcome_of, sequential
 from persist_callbacks import (
     FrozenGraphExport,
     PeriodicCheckpoint,
+    answering,
     grace,
     periodic_checkpoint,
     saving,
@@ -1037,6 +1038,48 @@ def test_rollback(tmp_path, capsys):
         PoisonedWeights, match=r"no checkpoint to go back to\..*steps\.$"
     ):
         train_poisoned(linear(), tmp_path / "first", 1, on_nan="rollback")
+
+
+@pytest.mark.parametrize(("poisoned", "step"), [(5, 4), (4, 2)])
+def test_a_rollback_waits_for_the_save_in_flight(
+    poisoned, step, tmp_path, monkeypatch, capsys
+):
+    """It would prune what is read, or be refused and rolled back for once more."""
+    submit, write, drain = Writer.submit, saving.write, Writer.drain
+    newest_sound = Store.newest_sound
+    going_on, writers = threading.Event(), []
+
+    def submit_first_at_once(writer, job):
+        submit(writer, job)
+        if not writers:
+            writer.wait()
+        writers.append(writer)
+
+    def hold(store, keep, snapshot, *args):
+        if snapshot.state.position.step == 4:
+            assert going_on.wait(timeout=60)
+        return write(store, keep, snapshot, *args)
+
+    def let_go(writer, *args, **options):
+        going_on.set()
+        return drain(writer, *args, **options)
+
+    def found_before(store):
+        found = newest_sound(store)
+        going_on.set()
+        writers[-1].wait()
+        return found
+
+    monkeypatch.setattr(answering, "_SECONDS_BETWEEN_LOSSES", 0.0)
+    monkeypatch.setattr(Writer, "submit", submit_first_at_once)
+    monkeypatch.setattr(Writer, "drain", let_go)
+    monkeypatch.setattr(saving, "write", hold)
+    monkeypatch.setattr(Store, "newest_sound", found_before)
+    options = {"keep_last": 1, "on_nan": "rollback", "verbose": 1}
+    train_poisoned(linear(), tmp_path / "run", poisoned, **options)
+    said = capsys.readouterr().out
+    assert f"the weights are those of ckpt-00000000{step} again" in said
+    assert said.count("(rollback ") == 1
 
 
 @pytest.mark.usefixtures("synchronous")

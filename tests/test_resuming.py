@@ -127,6 +127,44 @@ def test_reads_only(trained):
     assert before.keys() == listing().keys()
 
 
+def test_pruned_before_it_is_read(trained, tmp_path, monkeypatch):
+    """By a run that goes on, just after it was found sound: the next one is taken."""
+    shutil.copytree(trained[0], run := tmp_path / "run")
+    newer = (run / "ckpt-000000021").rename(tmp_path / "newer")
+    real = Store.load_state
+
+    def load_state(store, committed):
+        if newer.exists():
+            newer.rename(run / "ckpt-000000021")
+            shutil.rmtree(committed.path)
+        return real(store, committed)
+
+    monkeypatch.setattr(Store, "load_state", load_state)
+    model = sequential()
+    assert resume(model, run).step == 21
+    assert bits(model) == trained[1].bits[21]
+
+
+def test_pruned_faster_than_it_can_be_read(trained, tmp_path, monkeypatch):
+    """Nobody is told of damage where there is none."""
+    shutil.copytree(trained[0], run := tmp_path / "run")
+
+    def load_state(store, committed):
+        (run / "ckpt-000000021").rename(tmp_path / "away")
+        raise FileNotFoundError
+
+    def found(store):
+        if (tmp_path / "away").exists():
+            (tmp_path / "away").rename(run / "ckpt-000000021")
+        return real(store)
+
+    real = Store.newest_sound
+    monkeypatch.setattr(Store, "load_state", load_state)
+    monkeypatch.setattr(Store, "newest_sound", found)
+    with pytest.raises(CheckpointNotFound, match="each was pruned meanwhile, 10 times"):
+        resume(sequential(), run)
+
+
 def test_fit_goes_on_from_it(trained):
     """initial_epoch=point.epoch trains the epochs that are left."""
     run, _, _ = trained

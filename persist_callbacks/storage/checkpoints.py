@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from persist_callbacks import paths
 from persist_callbacks.errors import (
@@ -33,6 +34,9 @@ from persist_callbacks.storage.layout import MANIFEST, PREFIX
 from persist_callbacks.storage.sharing import stamp_of
 
 _SURVEYS = 10
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -227,6 +231,31 @@ def validate(folder: Path) -> Committed:
             if after == before:
                 raise
     raise Vanished
+
+
+def read_found(find: Callable[[], tuple[Path, T]], read: Callable[[T], R]) -> R:
+    """Find a checkpoint and read it; another one where it was pruned meanwhile.
+
+    Args:
+        find: gives its folder, and what `read` is to be given.
+        read: reads it; whatever it has changed by then, it changes anew.
+
+    Returns:
+        What was read.
+
+    Raises:
+        CheckpointNotFound: each was pruned while it was read.
+    """
+    for _ in range(_SURVEYS):
+        folder, found = find()
+        before = _identity(folder)
+        try:
+            return read(found)
+        except (PersistError, OSError):
+            after = _identity(folder)
+            if after is not None and after == before:
+                raise
+    raise restless(folder.parent, _SURVEYS)
 
 
 def _identity(folder: Path) -> tuple[int, int] | None:
