@@ -7,7 +7,11 @@ import os
 import stat
 from pathlib import Path
 
-from persist_callbacks.errors import CheckpointDamaged, CheckpointUnreadable
+from persist_callbacks.errors import (
+    CheckpointDamaged,
+    CheckpointUnreadable,
+    PersistError,
+)
 from persist_callbacks.storage import layout
 from persist_callbacks.storage.reading import read_plain
 
@@ -117,3 +121,12 @@ def unreadable(where: str, error: OSError) -> CheckpointDamaged:
         found=error.strerror or str(error),
         advice="Check the permissions and the disk.",
     )
+
+
+def may_pass(error: PersistError) -> bool:
+    """Whether another answer may come in a moment.
+
+    A server that is slow is told of as a bad sector is, by an I/O error.
+    """
+    cause = error.__cause__
+    return isinstance(cause, OSError) and cause.errno == errno.EIO

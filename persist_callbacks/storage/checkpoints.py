@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.records import CheckpointRecord
 from persist_callbacks.storage import (
+    checkpoint_files,
     journal,
     layout,
     manifest,
@@ -34,6 +36,7 @@ from persist_callbacks.storage.layout import MANIFEST, PREFIX
 from persist_callbacks.storage.sharing import stamp_of
 
 _SURVEYS = 10
+_SECONDS_TO_ANSWER = 1.0
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -172,14 +175,16 @@ def newest_sound(directory: Path) -> Sound:
 def _newest_sound(directory: Path) -> Sound:
     passed_over: list[tuple[Path, PersistError]] = []
     for found in reversed(survey(directory)):
+        failure: PersistError | None = None
         if isinstance(found, Committed):
             path = found.path
+        else:
+            path, failure = found
+        if failure is None or checkpoint_files.may_pass(failure):
             try:
                 return Sound(validate(path), tuple(passed_over))
             except PersistError as error:
                 failure = error
-        else:
-            path, failure = found
         if isinstance(failure, (FormatTooNew, CheckpointUnreadable)):
             raise failure
         passed_over.append((path, failure))
@@ -212,24 +217,28 @@ def set_aside(directory: Path) -> dict[str, str]:
 
 
 def validate(folder: Path) -> Committed:
-    """Read every byte of a checkpoint.
+    """Read every byte of a checkpoint, once more where the disk did not let it.
 
     Raises:
         CheckpointDamaged: the first thing found that is not as it should be.
         FormatTooNew: it was written by a newer persist_callbacks.
         Vanished: it was pruned meanwhile.
     """
+    is_again = False
     for _ in range(_SURVEYS):
         before = _identity(folder)
         try:
             described = manifest.validate(folder, checksums=True)
             return Committed(folder, manifest.to_record(described, folder))
-        except CheckpointDamaged:
+        except CheckpointDamaged as error:
             after = _identity(folder)
             if after is None:
                 raise Vanished from None
             if after == before:
-                raise
+                if is_again or not checkpoint_files.may_pass(error):
+                    raise
+                is_again = True
+                time.sleep(_SECONDS_TO_ANSWER)
     raise Vanished
 
 

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_checkpoint import DATA, hidden, names, save, stage
@@ -25,7 +27,7 @@ from persist_callbacks.errors import (
     SaveFailed,
 )
 from persist_callbacks.records import Position, Score
-from persist_callbacks.storage import durable, manifest
+from persist_callbacks.storage import checkpoints, durable, manifest, reading
 from persist_callbacks.storage.store import (
     JOURNAL,
     MANIFEST,
@@ -517,6 +519,32 @@ def test_what_may_not_be_read_is_not_passed_over(name: str) -> None:
             found = store.newest_sound().committed
         assert found is not None
         assert found.record.position.step == 2
+
+
+@pytest.mark.parametrize("name", [MANIFEST, DATA])
+@pytest.mark.parametrize(("times", "step"), [(1, 2), (9, 1)])
+def test_an_input_output_error_is_asked_about_again(
+    times: int, step: int, name: str, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A server that was slow answers by then; a bad sector is damage."""
+    save(store, 1)
+    newest = save(store, 2).path
+    real, left = open, [times]
+
+    def refusing(path: Path, *args: Any, **more: Any) -> Any:
+        if path == newest / name and left[0]:
+            left[0] -= 1
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return real(path, *args, **more)
+
+    monkeypatch.setattr(checkpoints, "_SECONDS_TO_ANSWER", 0.0)
+    for module in (manifest, reading):
+        monkeypatch.setattr(module, "open", refusing, raising=False)
+    reader = Store.open_for_reading(store.directory)
+    sound = reader.newest_sound()
+    assert sound.committed is not None
+    assert sound.committed.record.position.step == step
+    assert len(sound.passed_over) == 2 - step
 
 
 def test_the_checkpoint_file_is_not_needed(store: Store, tmp_path: Path) -> None:
