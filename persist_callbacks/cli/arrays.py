@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import itertools
+import os
 import zipfile
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
@@ -124,10 +125,10 @@ def open_inputs(texts: Sequence[str]) -> dict[str, Rows] | list[Rows]:
     unnamed: list[Rows] = []
     for text in texts:
         name, separator, file = text.partition("=")
-        if not separator or Path(text).exists():
+        if not separator or os.path.exists(os.path.expanduser(text)):
             name, file = "", text
         paths.absolute(file, f"--input {text}")
-        opened = _open(Path(file), text)
+        opened = _open(Path(file).expanduser(), text)
         if isinstance(opened, dict):
             if name:
                 raise click.UsageError(

@@ -32,13 +32,16 @@ class LocalPath(click.Path):
         param: click.Parameter | None,
         ctx: click.Context | None,
     ) -> Any:
-        """Make a Path of an argument; what is none ends the command with 2."""
+        """Make a Path of an argument; what is none ends the command with 2.
+
+        A shell leaves the ``~`` of ``--output=~/y.npy`` as it is.
+        """
         try:
             paths.absolute(value, "path")
         except ArgumentError as error:
             message = f"expected {error.expected}, found {error.found}. {error.advice}"
             self.fail(message, param, ctx)
-        return super().convert(value, param, ctx)
+        return super().convert(Path(value).expanduser(), param, ctx)
 
 
 def seconds(

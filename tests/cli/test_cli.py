@@ -4,6 +4,7 @@ import inspect
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -557,6 +558,29 @@ def test_predict_from_csv(trained: tuple[Path, Any], tmp_path: Path) -> None:
     done = run("predict", pb, "--input", file)
     assert done.exit_code == 1
     assert "found no lines" in done.stderr
+
+
+def test_a_home_that_the_shell_has_not_looked_up(
+    trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`--output=~/y.npy` comes as it is written, and is no folder of that name."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    home.mkdir()
+    here.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    np.save(home / "x.npy", np.zeros((2, 4), np.float32))
+    shutil.copytree(trained[0], home / "run")
+    for arguments in (
+        ("list", "~/run"),
+        ("freeze", "~/run", "--output=~/m.pb", "--input", "~/x.npy"),
+        ("inspect", "~/m.pb"),
+        ("predict", "~/m.pb", "--input", "pixels=~/x.npy", "--output=~/y.npy"),
+    ):
+        done = run(*arguments)
+        assert done.exit_code == 0, (arguments, done.stderr)
+    assert np.load(home / "y.npy").shape == (2, 3)
+    assert not list(here.iterdir())
 
 
 def test_the_same_input_twice(tmp_path: Path) -> None:
