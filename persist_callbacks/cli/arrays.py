@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import itertools
 import os
@@ -93,11 +94,10 @@ class _Csv:
         try:
             if info.dtype == "string":
                 array = np.array(rows, dtype=object)
+            elif info.dtype.startswith(("int", "uint", "bool")):
+                array = self._whole(rows, info)
             else:
                 array = np.array(rows, dtype=np.float64)
-                whole = info.dtype.startswith(("int", "uint", "bool"))
-                if whole and np.array_equal(array, np.trunc(array)):
-                    array = array.astype(np.int64)
             if wanted is not None and None not in wanted:
                 array = array.reshape(len(rows), *wanted)
         except ValueError as error:
@@ -109,6 +109,38 @@ class _Csv:
                 advice="Give one line a row, its numbers separated by commas.",
             ) from error
         return array
+
+    def _whole(self, rows: list[list[str]], info: TensorInfo) -> Any:
+        """Give whole numbers as they are written, of which a float rounds large ones.
+
+        Floats where not all are whole, for the graph to refuse.
+        """
+        import numpy as np
+
+        with contextlib.suppress(ValueError, OverflowError):
+            return np.array(rows, dtype=np.int64)
+        array = np.array(rows, dtype=np.float64)
+        if not np.isfinite(array).all() or (array != np.trunc(array)).any():
+            return array
+        numbers = [[_whole_number(cell) for cell in row] for row in rows]
+        widest = np.uint64 if info.dtype == "uint64" else np.int64
+        limits = np.iinfo(widest)
+        for number in itertools.chain(*numbers):
+            if not limits.min <= number <= limits.max:
+                raise InputMismatch(
+                    self._path,
+                    expected=f"whole numbers that {info} can hold",
+                    found=str(number),
+                    advice="Correct that row, or leave it out.",
+                )
+        return np.array(numbers, dtype=widest)
+
+
+def _whole_number(cell: str) -> int:
+    try:
+        return int(cell)
+    except ValueError:
+        return int(float(cell))
 
 
 def _is_number(cell: str) -> bool:

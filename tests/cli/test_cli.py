@@ -560,6 +560,43 @@ def test_predict_from_csv(trained: tuple[Path, Any], tmp_path: Path) -> None:
     assert "found no lines" in done.stderr
 
 
+def test_whole_numbers_from_csv(tmp_path: Path) -> None:
+    """To the last digit, also where some are written as floats; what is too big not."""
+    tf = pytest.importorskip("tensorflow")
+    file, saved = tmp_path / "x.csv", tmp_path / "y.npy"
+
+    def predict(dtype: str, *cells: object) -> Result:
+        graph = tf.Graph()
+        with graph.as_default():
+            ids = tf.compat.v1.placeholder(dtype, [None, 1], name="ids")
+            tf.identity(ids, name="same")
+        (tmp_path / "m.pb").write_bytes(graph.as_graph_def().SerializeToString())
+        file.write_text("\n".join(map(str, cells)))
+        return run("predict", tmp_path / "m.pb", "--input", file, "-o", saved)
+
+    big = [2**53 + 1, 1234567890123456789, 2**63 - 1, -(2**63)]
+    for dtype, cells, numbers in (
+        ("int64", big, big),
+        ("int64", ["3.0", *big, "1e3"], [3, *big, 1000]),
+        ("uint64", ["7.0", 2**64 - 1], [7, 2**64 - 1]),
+        ("int32", ["7.0", 2**31 - 1], [7, 2**31 - 1]),
+    ):
+        done = predict(dtype, *cells)
+        assert done.exit_code == 0, done.stderr
+        assert np.load(saved).reshape(-1).tolist() == numbers
+    for dtype, cell, found in (
+        ("int64", 2**63, f"that ids int64[?, 1] can hold, found {2**63}."),
+        ("uint64", 2**64, f"that ids uint64[?, 1] can hold, found {2**64}."),
+        ("uint64", -1, "found int64[2, 1]"),
+        ("int32", 2**31, "found int64[2, 1]"),
+        ("int64", "0.5", "found float64[2, 1]"),
+        ("int64", "inf", "found float64[2, 1]"),
+    ):
+        done = predict(dtype, 1, cell)
+        assert done.exit_code == 1, (dtype, cell)
+        assert found in done.stderr
+
+
 def test_a_home_that_the_shell_has_not_looked_up(
     trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
