@@ -7,10 +7,11 @@ import csv
 import itertools
 import os
 import zipfile
+import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
 import click
 
@@ -22,6 +23,15 @@ from persist_callbacks.records import TensorInfo
 _SHOWN = 4
 # Bytes from which on an array stays in its file until its rows are wanted.
 _MAPPED = 2**24
+# Characters in a cell: csv alone takes a document of 128 KiB for a mistake.
+_LONGEST_TEXT = 2**30
+# Of a message of another's, which may repeat a cell.
+_TOLD = 200
+# What NumPy and zipfile make of a file that is none of theirs, or damaged.
+_UNREADABLE = (
+    *(ValueError, OverflowError, EOFError),
+    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+)
 
 
 class Rows(Protocol):
@@ -82,8 +92,7 @@ class _Csv:
 
     def _read(self, text: bool = False) -> Iterator[list[str]]:
         with self._path.open(newline="", encoding="utf-8-sig") as file:
-            rows = (row for row in csv.reader(file) if row)
-            for index, row in enumerate(rows):
+            for index, row in enumerate(_records(file)):
                 if index or text or all(_is_number(cell) for cell in row):
                     yield row
 
@@ -105,7 +114,8 @@ class _Csv:
             raise InputMismatch(
                 self._path,
                 expected=f"lines of numbers that fill one row of {info}",
-                found=f"lines of {' or '.join(map(str, columns))} columns: {error}",
+                found=f"lines of {' or '.join(map(str, columns))} columns: "
+                f"{str(error)[:_TOLD]}",
                 advice="Give one line a row, its numbers separated by commas.",
             ) from error
         return array
@@ -134,6 +144,19 @@ class _Csv:
                     advice="Correct that row, or leave it out.",
                 )
         return np.array(numbers, dtype=widest)
+
+
+def _records(file: TextIO) -> Iterator[list[str]]:
+    """Give the lines that hold anything; a quote without its other one is an error."""
+    csv.field_size_limit(_LONGEST_TEXT)
+    reader, begin = csv.reader(file, strict=True), 1
+    try:
+        for row in reader:
+            if row:
+                yield row
+            begin = reader.line_num + 1
+    except csv.Error as error:
+        raise ValueError(f"from line {begin} on, {error}") from error
 
 
 def _whole_number(cell: str) -> int:
@@ -192,12 +215,22 @@ def _open(path: Path, text: str) -> Rows | dict[str, Rows]:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.lib.npyio.NpzFile):
                 return {name: _Array(loaded[name]) for name in loaded.files}
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
+    except MemoryError as error:
+        raise ArgumentError(
+            f"--input {text}",
+            expected="arrays that memory has room for",
+            found=str(error) or "larger ones",
+            advice="Save it again if it is damaged; as a .npy of its own, an array is "
+            "read in parts with --batch-size.",
+        ) from error
+    except _UNREADABLE as error:
         raise ArgumentError(
             f"--input {text}",
             expected="a .npy or .npz file of numbers or text, or a .csv",
-            found=str(error) or "no such content",
-            advice="Save it with numpy.save, as an array that needs no pickle.",
+            found=str(error)[:_TOLD] or "no such content",
+            advice="Give one line a row, its cells separated by commas."
+            if path.suffix.lower() == ".csv"
+            else "Save it with numpy.save, as an array that needs no pickle.",
         ) from error
     return _Array(loaded)
 

@@ -17,6 +17,9 @@ from persist_callbacks.errors import ArgumentError
 if TYPE_CHECKING:
     from persist_callbacks.graph.frozen import FrozenGraph
 
+# As many as `freeze` takes.
+_MOST_ROWS = 2**31 - 1
+
 
 @click.command(
     "predict",
@@ -45,7 +48,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--batch-size",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, _MOST_ROWS),
     help="Rows a run; all rows at once if left out. With it, a .npy or .csv may be "
     "larger than memory.",
 )

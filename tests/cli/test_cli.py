@@ -449,6 +449,37 @@ def test_a_file_that_is_no_array(tmp_path: Path, content: bytes, message: str) -
     assert re.search(message, result.stderr)
 
 
+def test_files_that_are_damaged(tmp_path: Path) -> None:
+    """What NumPy, zlib and csv say of them is a message, and no traceback."""
+    flipped, huge, quote = (tmp_path / f"x.{kind}" for kind in ("npz", "npy", "csv"))
+    np.savez_compressed(flipped, x=np.zeros(1000))
+    data = bytearray(flipped.read_bytes())
+    # A block of a type that there is none of, behind the header and the names.
+    data[30 + sum(data[26:30:2])] = 0xFF
+    flipped.write_bytes(data)
+    with huge.open("wb") as file:
+        described = {"descr": "<f4", "fortran_order": False, "shape": (10**15, 1)}
+        np.lib.format.write_array_header_1_0(file, described)
+    quote.write_text('1\n2\n"3\n' + "4\n" * 100_000)
+    for path, found in (
+        (flipped, "invalid block type"),
+        (huge, "expected arrays that memory has room for"),
+        (quote, "found from line 3 on, unexpected end of data. Give one line a row"),
+    ):
+        done = run("predict", tmp_path / "no.pb", "--input", path)
+        assert done.exit_code == 1
+        assert done.stderr.startswith(f"Error: --input {path}: expected ")
+        assert found in done.stderr
+
+
+def test_a_batch_of_more_rows_than_can_be_counted(tmp_path: Path) -> None:
+    """A wrong call, as for `freeze`."""
+    options = ["--input", tmp_path / "x.csv", "--batch-size", 10**20]
+    done = run("predict", tmp_path / "no.pb", *options)
+    assert done.exit_code == 2
+    assert "is not in the range" in done.stderr
+
+
 def test_no_pickle_is_loaded(tmp_path: Path) -> None:
     """An array of objects, which could run code, is refused."""
     np.save(tmp_path / "x.npy", np.array([{}], dtype=object), allow_pickle=True)
@@ -772,13 +803,14 @@ def test_text_in_and_out(tmp_path: Path) -> None:
         words = tf.compat.v1.placeholder(tf.string, [None, 2], name="words")
         tf.strings.join([words[:, 0], words[:, 1]], "-", name="joined")
     (tmp_path / "m.pb").write_bytes(graph.as_graph_def().SerializeToString())
-    (tmp_path / "w.csv").write_text('a,1\n"b, c",2\nlong one,3\n', encoding="utf-8")
+    long = "long" * 50_000
+    (tmp_path / "w.csv").write_text(f'a,1\n"b, c",2\n{long},3\n', encoding="utf-8")
     done = run(
         *("predict", tmp_path / "m.pb", "--input", tmp_path / "w.csv"),
         *("--batch-size", 2, "-o", tmp_path / "y.npy"),
     )
     assert done.exit_code == 0, done.output
-    expected = [b"a-1", b"b, c-2", b"long one-3"]
+    expected = [b"a-1", b"b, c-2", f"{long}-3".encode()]
     assert np.load(tmp_path / "y.npy").tolist() == expected
 
 
