@@ -11,7 +11,7 @@ import zlib
 from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 import click
 
@@ -19,6 +19,9 @@ from persist_callbacks import paths
 from persist_callbacks.cli import wording
 from persist_callbacks.errors import ArgumentError, InputMismatch
 from persist_callbacks.records import TensorInfo
+
+if TYPE_CHECKING:
+    from persist_callbacks.graph.frozen import FrozenGraph
 
 _SHOWN = 4
 # Bytes from which on an array stays in its file until its rows are wanted.
@@ -235,30 +238,28 @@ def _open(path: Path, text: str) -> Rows | dict[str, Rows]:
     return _Array(loaded)
 
 
-def count(rows: _Given, inputs: Sequence[TensorInfo]) -> dict[str, int]:
+def count(rows: _Given, graph: FrozenGraph) -> dict[str, int]:
     """Tell how many rows there are for each input.
 
     Args:
         rows: from `open_inputs`.
-        inputs: what the graph takes.
+        graph: what they are for.
 
     Raises:
         InputMismatch: there are more files than inputs, or fewer.
     """
-    pairs = _for_inputs(rows, inputs)
+    pairs = _for_inputs(rows, graph)
     return {name: each.count(info) for name, (each, info) in pairs.items()}
 
 
-def batches(
-    rows: _Given, inputs: Sequence[TensorInfo], size: int | None
-) -> Iterator[Any]:
+def batches(rows: _Given, graph: FrozenGraph, size: int | None) -> Iterator[Any]:
     """Give batches as a frozen graph takes them: dicts by name.
 
     Raises:
         InputMismatch: the files do not match the inputs, or each other in rows.
     """
-    pairs = _for_inputs(rows, inputs)
-    counts = {} if size is None else count(rows, inputs)
+    pairs = _for_inputs(rows, graph)
+    counts = {} if size is None else count(rows, graph)
     if len(set(counts.values())) > 1:
         raise InputMismatch(
             "--input",
@@ -271,10 +272,9 @@ def batches(
         yield dict(zip(pairs, chunk, strict=True))
 
 
-def _for_inputs(
-    rows: _Given, inputs: Sequence[TensorInfo]
-) -> dict[str, tuple[Rows, TensorInfo]]:
+def _for_inputs(rows: _Given, graph: FrozenGraph) -> dict[str, tuple[Rows, TensorInfo]]:
     """Find the input that each file is for, by its name or in order."""
+    inputs = graph.inputs
     by_name = {info.name: info for info in inputs}
     if not isinstance(rows, Mapping):
         if len(rows) != len(inputs):
@@ -285,6 +285,7 @@ def _for_inputs(
                 advice="Give one file for each input, or a .npz by name.",
             )
         rows = dict(zip(by_name, rows, strict=True))
+    by_name |= {theirs: by_name[name] for theirs, name in graph.originals.items()}
     # The graph itself says which name it does not know.
     unknown = TensorInfo("", None, "float32")
     return {

@@ -125,7 +125,7 @@ def _show_run(graph: FrozenGraph, rows: Any) -> None:
     from persist_callbacks.cli import arrays
 
     if rows:
-        (batch,) = arrays.batches(rows, graph.inputs, None)
+        (batch,) = arrays.batches(rows, graph, None)
         title = "On what was given:"
         results = graph(batch)
     else:

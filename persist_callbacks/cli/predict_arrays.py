@@ -77,9 +77,9 @@ def command(
 
 def _run(graph: FrozenGraph, rows: Any, size: int | None) -> Iterator[dict[str, Any]]:
     """Give the results of one batch after the other, and show how far it is."""
-    counts = arrays.count(rows, graph.inputs).values() if size else ()
+    counts = arrays.count(rows, graph).values() if size else ()
     total = -(-max(counts, default=1) // size) if size else 1
-    given = arrays.batches(rows, graph.inputs, size)
+    given = arrays.batches(rows, graph, size)
     if total <= 1 or sys.stderr is None or not sys.stderr.isatty():
         for batch in given:
             yield _by_name(graph, graph(batch))

@@ -75,6 +75,17 @@ class FrozenGraph:
         """How many nodes it has, those in loop bodies included."""
         return sum(self._ops.values())
 
+    @property
+    def originals(self) -> Mapping[str, str]:
+        """The users' names of inputs to the graph's, where they differ."""
+        if self._signature is None:
+            return {}
+        return {
+            tensor.original: tensor.name
+            for tensor in self._signature.inputs
+            if tensor.original is not None
+        }
+
     def operations(self) -> Iterator[tuple[str, str, tuple[TensorInfo, ...]]]:
         """Yield name, op type and outputs of each node; those in loops come last."""
         for operation in self._graph.get_operations():
@@ -169,14 +180,7 @@ class FrozenGraph:
     def _feed(self, arrays: tuple[Any, ...], named: dict[str, Any]) -> dict[str, Any]:
         if len(arrays) == 1 and isinstance(arrays[0], Mapping):
             named, arrays = {**arrays[0], **named}, ()
-        originals = {}
-        if self._signature is not None:
-            originals = {
-                tensor.original: tensor.name
-                for tensor in self._signature.inputs
-                if tensor.original is not None
-            }
-        return feeding.feed(self._inputs, arrays, named, originals)
+        return feeding.feed(self._inputs, arrays, named, self.originals)
 
     @cached_property
     def _function(self) -> Callable[..., list[_Array]]:

@@ -628,6 +628,39 @@ def test_whole_numbers_from_csv(tmp_path: Path) -> None:
         assert found in done.stderr
 
 
+def test_an_input_by_the_name_that_the_user_gave(tmp_path: Path) -> None:
+    """What a graph cannot be called, its signature knows; for text as for arrays."""
+    tf = pytest.importorskip("tensorflow")
+    from persist_callbacks.graph import signature
+    from persist_callbacks.graph.frozen import load_frozen_graph
+
+    graph = tf.Graph()
+    with graph.as_default():
+        ids = tf.compat.v1.placeholder(tf.int32, [None, 3], name="user_id")
+        tf.identity(ids, name="same")
+    pb, ids = tmp_path / "m.pb", np.arange(6, dtype=np.int32).reshape(2, 3)
+    data = graph.as_graph_def().SerializeToString()
+    pb.write_bytes(data)
+    found = load_frozen_graph(pb)
+    described = signature.Signature(
+        inputs=(signature.SignatureTensor("user_id", (None, 3), "int32", "user id"),),
+        outputs=(signature.SignatureTensor("same", (None, 3), "int32"),),
+        op_count=found.op_count,
+        size=len(data),
+        checksum=signature.checksum(data),
+        tensorflow=tf.__version__,
+    )
+    signature.signature_path(pb).write_bytes(described.to_json())
+    np.savetxt(tmp_path / "x.csv", ids, fmt="%d", delimiter=",")
+    np.save(tmp_path / "x.npy", ids)
+    for name in ("user id", "user id:0", "user_id"):
+        for kind in ("csv", "npy"):
+            given = ["--input", f"{name}={tmp_path / 'x'}.{kind}", "--batch-size", 1]
+            done = run("predict", pb, *given, "-o", tmp_path / "y.npy")
+            assert done.exit_code == 0, done.stderr
+            np.testing.assert_array_equal(np.load(tmp_path / "y.npy"), ids)
+
+
 def test_a_home_that_the_shell_has_not_looked_up(
     trained: tuple[Path, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
