@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import socket
 from pathlib import Path
@@ -29,7 +30,8 @@ class RunLock:
     """The right to write to a run directory, held until `release` or process end.
 
     The operating system gives it up when the process dies, whatever way it dies; the
-    files stay and mean nothing by themselves.
+    files stay and mean nothing by themselves. Where the file system has no locks it
+    keeps nobody out: a file in place of one would outlive a process that is killed.
 
     Args:
         directory: an existing folder.
@@ -42,11 +44,11 @@ class RunLock:
     def __init__(self, directory: Path) -> None:
         # Not thread_local: training ends on another thread than it began in where a
         # signal or a notebook stops it.
-        self._lock = filelock.FileLock(
-            directory / layout.LOCK, timeout=0, thread_local=False
-        )
+        self._lock = _file_lock(directory, thread_local=False)
         try:
-            self._lock.acquire()
+            self._without = not _acquire(self._lock)
+            if self._without:
+                (directory / layout.LOCK).touch()
         except filelock.Timeout:
             raise RunLocked(
                 directory,
@@ -69,6 +71,11 @@ class RunLock:
     @property
     def held(self) -> bool:
         """Whether the lock is still held."""
+        return self._lock.is_locked or self._without
+
+    @property
+    def keeps_others_out(self) -> bool:
+        """Whether it is held where the file system has locks."""
         return self._lock.is_locked
 
     @property
@@ -86,21 +93,25 @@ class RunLock:
     def release(self) -> None:
         """Let others write; more than once is no error."""
         self._lock.release(force=True)
+        self._without = False
 
 
 def holder(directory: Path) -> Owner | None:
     """Tell which live process holds the lock of a run directory, None for none.
 
-    Changes nothing but that it holds the lock itself for an instant.
+    Changes nothing but that it holds the lock itself for an instant. Where the file
+    system has none, it is whoever came last, dead or alive.
     """
     if not (directory / layout.LOCK).exists():
         return None
-    probe = filelock.FileLock(directory / layout.LOCK, timeout=0)
+    probe = _file_lock(directory)
     try:
-        with probe:
+        if _acquire(probe):
+            probe.release()
             return None
     except filelock.Timeout:
-        return _read_owner(directory)
+        pass
+    return _read_owner(directory)
 
 
 def is_here(owner: Owner) -> bool:
@@ -129,6 +140,31 @@ def is_held_by(directory: Path, pid: int) -> bool:
             if (status.st_dev, status.st_ino) == lock:
                 return True
     return False
+
+
+def _file_lock(directory: Path, *, thread_local: bool = True) -> filelock.BaseFileLock:
+    return filelock.FileLock(
+        directory / layout.LOCK,
+        timeout=0,
+        thread_local=thread_local,
+        fallback_to_soft=False,
+    )
+
+
+def _acquire(lock: filelock.BaseFileLock) -> bool:
+    """Take a lock; False where the file system has none, as Lustre without ``flock``.
+
+    Raises:
+        filelock.Timeout: another process holds it.
+        OSError: the file cannot be opened.
+    """
+    try:
+        lock.acquire()
+    except OSError as error:
+        if error.errno != errno.ENOSYS:
+            raise
+        return False
+    return True
 
 
 def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:

@@ -130,6 +130,12 @@ class Store:
                 store = cls(path, run.run_id, own_lock, versions)
                 if store.checkpoints():
                     store._announce()
+            if not own_lock.keeps_others_out:
+                store._notices.append(
+                    f"{path}: expected a file system with locks, found none (flock): "
+                    "other processes are not kept from writing to this run. Train it "
+                    "in one at a time, or have it mounted with locks (-o flock)."
+                )
         except BaseException:
             own_lock.release()
             raise

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -27,7 +28,7 @@ from persist_callbacks.errors import (
     SaveFailed,
 )
 from persist_callbacks.records import Position, Score
-from persist_callbacks.storage import checkpoints, durable, manifest, reading
+from persist_callbacks.storage import checkpoints, durable, lock, manifest, reading
 from persist_callbacks.storage.store import (
     JOURNAL,
     MANIFEST,
@@ -285,6 +286,33 @@ def test_the_same_process_is_locked_out(store: Store) -> None:
         save(again, 1)
     with pytest.raises(RuntimeError, match="not open for writing"):
         store.stage(2)
+
+
+def test_a_file_system_without_locks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody is kept out, by a process that is dead least of all; that is told once."""
+    fcntl = pytest.importorskip("fcntl")
+
+    def missing(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", missing)
+    # Never closed, as of a process that was killed.
+    dead = Store.open_for_writing(tmp_path / "run")
+    save(dead, 1)
+    (tmp_path / "run" / lock.OWNER).write_text('{"pid": 1, "host": "elsewhere"}')
+    assert lock.holder(tmp_path / "run") == lock.Owner(1, "elsewhere")
+    with Store.open_for_writing(tmp_path / "run") as store:
+        save(store, 2)
+        (told,) = store.take_notices()
+        assert "expected a file system with locks, found none" in told
+        shutil.rmtree(store.directory)
+        save(store, 3)
+        (told,) = store.take_notices()
+        assert "it was made again" in told
+        assert store.is_held
+    assert not store.is_held
 
 
 def test_a_reader_cannot_write(store: Store) -> None:
