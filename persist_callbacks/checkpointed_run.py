@@ -207,6 +207,11 @@ class CheckpointedRun:
         return not self._thread.is_alive()
 
     @property
+    def directory(self) -> Path:
+        """The run directory that it was begun in."""
+        return self._options.path
+
+    @property
     def is_of_fit(self) -> bool:
         """Whether ``fit`` runs the loop, rather than code of the user's."""
         return self._loop.drives_model

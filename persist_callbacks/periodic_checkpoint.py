@@ -8,6 +8,7 @@ import os
 import re
 import weakref
 from collections.abc import Sequence
+from dataclasses import replace
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +22,7 @@ from persist_callbacks.errors import ArgumentError
 from persist_callbacks.recovery import ResumePoint
 from persist_callbacks.saving import Keep
 from persist_callbacks.storage.retention import SHORTEST_SPAN
-from persist_callbacks.storage.run_directory import absolute, check_directory
+from persist_callbacks.storage.run_directory import absolute, check_directory, resolved
 from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.training.fit_loop import FitLoop, Logs, remove_stale_wrappers
 from persist_callbacks.watchers import Watcher
@@ -205,8 +206,8 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     @property
     def run_directory(self) -> Path:
-        """The run directory, absolute."""
-        return self._options.path
+        """The run directory, absolute; since ``fit`` began, with links followed."""
+        return self._options.path if self._run is None else self._run.directory
 
     @property
     def monitor(self) -> str | None:
@@ -236,9 +237,11 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
         """Open the run directory and find the checkpoint to go on from."""
+        # Once: a link to the latest run may be pointed at the next one meanwhile.
+        options = replace(self._options, path=resolved(self._options.path))
         for path, run in list(_HOLDING.items()):
             # A loop of the user's own may well call this fit in its middle.
-            if run.is_dead() and (path == self._options.path or run.is_of_fit):
+            if run.is_dead() and (path == options.path or run.is_of_fit):
                 run.release()
         remove_stale_wrappers(self.model)
         loop = FitLoop.around(self)
@@ -264,8 +267,8 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 advice="Keep its directory on the disk that shall outlive the machine, "
                 "and every_steps or max_overhead for how often.",
             )
-        self._run = CheckpointedRun(self._options, self, loop)
-        _HOLDING[self._options.path] = self._run
+        self._run = CheckpointedRun(options, self, loop)
+        _HOLDING[options.path] = self._run
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
         """Note which epoch begins."""

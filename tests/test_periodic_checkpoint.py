@@ -438,6 +438,25 @@ def test_the_next_save_makes_a_deleted_run_directory_again(tmp_path):
     assert again.resume_point.step == 8
 
 
+def test_a_link_to_the_latest_run_is_followed_once(tmp_path):
+    """Pointed at the next run, it takes nothing there of the one that trains yet."""
+    latest = tmp_path / "latest"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+    latest.symlink_to("one", target_is_directory=True)
+
+    def point_away(epoch, logs):
+        latest.unlink()
+        latest.symlink_to("two", target_is_directory=True)
+
+    callback = ours(latest, every_epochs=1)
+    away = keras.callbacks.LambdaCallback(on_epoch_end=point_away)
+    fit(linear(), away, callback)
+    assert callback.run_directory == tmp_path / "one"
+    assert kept_steps(tmp_path / "one") == [7, 14]
+    assert not list((tmp_path / "two").iterdir())
+
+
 @pytest.mark.usefixtures("synchronous")
 def test_a_failure_of_the_last_save_is_not_lost(tmp_path):
     """At train end no later trigger comes, so the failure is told then."""

@@ -228,6 +228,12 @@ def absolute(directory: str | os.PathLike[str]) -> Path:
     return paths.absolute(directory, "directory")
 
 
+def resolved(path: Path) -> Path:
+    """Path that leads to the same folder after links to it have been pointed away."""
+    # `Path.resolve` raises where links go round in a circle.
+    return Path(os.path.realpath(path))
+
+
 def not_writable(path: Path, reason: str) -> DirectoryNotWritable:
     """Error for a directory that cannot be written, and why."""
     return DirectoryNotWritable(

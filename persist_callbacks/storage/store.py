@@ -110,7 +110,7 @@ class Store:
         """Open or create a run directory, lock it, and sweep what a crash left.
 
         Args:
-            directory: the run directory.
+            directory: the run directory; links are followed once, now.
             versions: of the software that writes, by name, for ``run.json``.
 
         Raises:
@@ -121,6 +121,7 @@ class Store:
         """
         path = run_directory.absolute(directory)
         check_directory(path)
+        path = run_directory.resolved(path)
         with _refusing(path):
             durable.make_folder(path)
             own_lock = lock.RunLock(path)

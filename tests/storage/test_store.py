@@ -315,6 +315,25 @@ def test_a_file_system_without_locks(
     assert not store.is_held
 
 
+def test_a_link_that_is_pointed_at_the_next_run(tmp_path: Path) -> None:
+    """A run goes on in the directory that it was opened in."""
+    latest = tmp_path / "latest"
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        latest.unlink(missing_ok=True)
+        latest.symlink_to(name, target_is_directory=True)
+        if name == "one":
+            first = Store.open_for_writing(latest)
+    with first, Store.open_for_writing(latest) as second:
+        save(first, 1)
+        first.note("saved")
+        assert steps(first) == [1]
+        assert second.journal() == second.checkpoints() == []
+        (latest / "SAVE").touch()
+        assert not first.take_save_request()
+        assert second.take_save_request()
+
+
 def test_a_reader_cannot_write(store: Store) -> None:
     """Every writing method of a store that was opened for reading refuses."""
     save(store, 1)
