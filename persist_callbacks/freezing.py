@@ -70,7 +70,7 @@ def freeze(
     check_names("inputs", inputs)
     check_names("outputs", outputs)
     graph, outputs, values = _load(
-        paths.absolute(checkpoint, "checkpoint"), outputs, inputs
+        paths.of_checkpoints(checkpoint, "checkpoint"), outputs, inputs
     )
     built = exporting.build(
         graph,

@@ -28,10 +28,11 @@ def locate(path: Path, *, check: bool) -> str:
         check: whether to read every byte of one of ours, where the path means just it.
 
     Raises:
+        ArgumentError: the path is not in UTF-8.
         CheckpointNotFound: nothing is there, or no checkpoint in it.
         CheckpointDamaged: it is none, or not sound.
     """
-    path = paths.absolute(path, "checkpoint")
+    path = paths.of_checkpoints(path, "checkpoint")
     if path.is_file() and _PART.search(path.name):
         path = path.with_name(_PART.sub("", path.name))
     folder = path if path.is_dir() else path.parent

@@ -45,6 +45,37 @@ def absolute(value: object, argument: str) -> Path:
         raise _refused(value, argument, expected) from error
 
 
+def of_checkpoints(value: object, argument: str) -> Path:
+    """Path, absolute too, of what TensorFlow is to write or read.
+
+    Args:
+        value: a string or a path; ``~`` stands for the user's home.
+        argument: what it was given as, for the message.
+
+    Raises:
+        ArgumentError: it is no path, or one that TensorFlow takes for none.
+    """
+    path = absolute(value, argument)
+    if not is_utf8(path):
+        raise ArgumentError(
+            argument,
+            expected="a path in UTF-8, as TensorFlow takes no other",
+            found=repr(os.fsencode(path)),
+            advice="Rename that folder, which harms nothing in it, or give a link to "
+            "it that has another name.",
+        )
+    return path
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a path is text; Linux takes any bytes, such as names in Latin-1."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _refuse_address(value: object, text: str, argument: str) -> None:
     """Refuse the address of a store, which would be taken for folders of its name.
 

@@ -120,7 +120,7 @@ def verify(path: str | os.PathLike[str], *, finite: bool = False) -> Verificatio
         CheckpointNotFound: there is no such thing, or it was pruned while it was read.
         NotARunDirectory: it is something else.
     """
-    given = paths.absolute(path, "path")
+    given = paths.of_checkpoints(path, "path")
     folder = given.parent if given.name == layout.PREFIX else given
     if layout.step_of(folder.name) is not None or (folder / MANIFEST).is_file():
         _require_there(folder)

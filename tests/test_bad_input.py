@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import keras
@@ -345,6 +346,38 @@ def test_what_is_no_path(face, untouched, monkeypatch):
         found = message_of(raised, ArgumentError)
         assert found.startswith(f"{argument}: expected "), found
         assert f", found {value!r}. " in found
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the system has no such names")
+@pytest.mark.parametrize(
+    "face", ["PeriodicCheckpoint", "freeze from", "verify", "resume"]
+)
+def test_a_run_whose_name_is_not_utf8(face, untouched, monkeypatch):
+    """TensorFlow takes none, so nothing is saved there that it could not read."""
+    folder = Path(os.fsdecode(bytes(untouched.path) + b"/r\xe9sultats"))
+    (folder / "run").mkdir(parents=True)
+    untouched.watch()
+    argument, call = TAKES_PATH[face]
+    monkeypatch.chdir(folder)
+    for value in (folder / "run", "run"):
+        with pytest.raises(ArgumentError) as raised:
+            call(value)
+        found = message_of(raised, ArgumentError)
+        assert found.startswith(f"{argument}: expected a path in UTF-8")
+        assert f"found {bytes(folder / 'run')!r}. Rename that folder" in found
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="the system has no such names")
+def test_names_that_are_not_utf8_elsewhere(tmp_path):
+    """A PB may have one, and so may what a link with a better name leads to."""
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/r\xe9sultats"))
+    (folder / "run").mkdir(parents=True)
+    model, link = sequential(), tmp_path / "link"
+    link.symlink_to(folder / "run", target_is_directory=True)
+    callbacks = [PeriodicCheckpoint(link, every_epochs=1, verbose=0)]
+    fit(model, *callbacks, FrozenGraphExport(folder / "m.pb"))
+    assert resume(model, link).step
+    assert load_frozen_graph(folder / "m.pb").op_count
 
 
 @pytest.mark.parametrize("face", TAKES_PATH)

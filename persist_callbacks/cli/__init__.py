@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import importlib
+import io
 import os
 import sys
 from typing import Any, cast
@@ -85,6 +86,9 @@ def commands() -> None:
     """Look at the checkpoints of a training run, freeze them to a PB, and run it."""
     # TensorFlow tells at start which CPU instructions it was not built for.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        # A file's name that is not UTF-8 is printed byte by byte.
+        sys.stdout.reconfigure(errors="surrogateescape")
 
 
 def main() -> None:

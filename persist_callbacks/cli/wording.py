@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 import time
@@ -35,7 +36,12 @@ def table(*columns: str, right: Sequence[str] = ()) -> Table:
 
 def print_json(value: object) -> None:
     """Print one JSON document, its numbers all finite."""
-    click.echo(msgspec.json.format(msgspec.json.encode(value), indent=2))
+    try:
+        text = msgspec.json.format(msgspec.json.encode(value), indent=2).decode()
+    except UnicodeEncodeError:
+        # A file's name that is not UTF-8, which json escapes as Python has it.
+        text = json.dumps(msgspec.to_builtins(value), indent=2)
+    click.echo(text)
 
 
 def number(value: float) -> float | str:

@@ -338,7 +338,7 @@ def _at(directory: Path, selector: str | int | Path) -> Committed | None:
         )
         path = next(of_step, directory / text)
     else:
-        path = paths.absolute(text, "checkpoint")
+        path = paths.of_checkpoints(text, "checkpoint")
         if path.name == PREFIX:
             path = path.parent
         if not (path / MANIFEST).exists():

@@ -222,16 +222,18 @@ def absolute(directory: str | os.PathLike[str]) -> Path:
     """Path that still leads there after the process has changed its directory.
 
     Raises:
-        ArgumentError: the directory is nothing that a path can be made of, or an
-            address of a remote store.
+        ArgumentError: the directory is nothing that a path can be made of, an address
+            of a remote store, or not in UTF-8.
     """
-    return paths.absolute(directory, "directory")
+    return paths.of_checkpoints(directory, "directory")
 
 
 def resolved(path: Path) -> Path:
     """Path that leads to the same folder after links to it have been pointed away."""
     # `Path.resolve` raises where links go round in a circle.
-    return Path(os.path.realpath(path))
+    real = Path(os.path.realpath(path))
+    # What TensorFlow cannot be told is reached by the link alone.
+    return real if paths.is_utf8(real) else path
 
 
 def not_writable(path: Path, reason: str) -> DirectoryNotWritable:

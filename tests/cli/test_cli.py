@@ -684,6 +684,26 @@ def test_a_home_that_the_shell_has_not_looked_up(
     assert not list(here.iterdir())
 
 
+@pytest.mark.skipif(sys.platform == "darwin", reason="the system has no such names")
+def test_a_name_that_is_not_utf8(trained: tuple[Path, Any], tmp_path: Path) -> None:
+    """Of a PB it is printed, byte by byte or escaped; of a run it is refused."""
+    folder = Path(os.fsdecode(bytes(tmp_path) + b"/r\xe9sultats"))
+    pb = folder / "m.pb"
+    done = run("freeze", trained[0], "-o", pb)
+    assert done.exit_code == 0, done.stderr
+    assert done.stdout_bytes.startswith(bytes(pb) + b": ")
+    assert bytes(pb) in run("inspect", pb).stdout_bytes
+    assert json.loads(run("inspect", pb, "--json").stdout)["path"] == str(pb)
+    shutil.copytree(trained[0], folder / "run")
+    for arguments in (
+        *(("list",), ("list", "--json"), ("inspect",), ("inspect", "--json")),
+        *(("verify",), ("verify", "--json"), ("report",), ("freeze", "-o", pb)),
+    ):
+        done = run(*arguments, folder / "run")
+        assert done.exit_code == 1
+        assert ": expected a path in UTF-8" in done.stderr
+
+
 def test_the_same_input_twice(tmp_path: Path) -> None:
     """Neither array takes the other's place."""
     np.save(tmp_path / "x.npy", np.zeros(1))
