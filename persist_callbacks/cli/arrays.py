@@ -6,6 +6,7 @@ import contextlib
 import csv
 import itertools
 import os
+import tokenize
 import zipfile
 import zlib
 from codecs import BOM_UTF8
@@ -33,7 +34,7 @@ _TOLD = 200
 # What NumPy and zipfile make of a file that is none of theirs, or damaged.
 _UNREADABLE = (
     *(ValueError, OverflowError, EOFError),
-    *(zipfile.BadZipFile, zlib.error, NotImplementedError),
+    *(zipfile.BadZipFile, zlib.error, RuntimeError, tokenize.TokenError),
 )
 
 
@@ -226,7 +227,9 @@ def _open(path: Path, text: str) -> Rows | dict[str, Rows]:
             advice="Save it again if it is damaged; as a .npy of its own, an array is "
             "read in parts with --batch-size.",
         ) from error
-    except _UNREADABLE as error:
+    except (OSError, *_UNREADABLE) as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            raise
         raise ArgumentError(
             f"--input {text}",
             expected="a .npy or .npz file of numbers or text, or a .csv",

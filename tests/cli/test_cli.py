@@ -439,6 +439,7 @@ def test_freeze_inspect_predict(trained: tuple[Path, Any], tmp_path: Path) -> No
         (b"no array", r"expected a \.npy or \.npz file of numbers or text"),
         (b"", r"expected a \.npy or \.npz file"),
         (b"PK\x03\x04 cut", r"expected a \.npy or \.npz file"),
+        (b"\x93NUMPY\x01\x00\x04\x00{'\x00\n", r"expected a \.npy or \.npz file"),
     ],
 )
 def test_a_file_that_is_no_array(tmp_path: Path, content: bytes, message: str) -> None:
