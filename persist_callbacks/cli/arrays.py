@@ -109,6 +109,8 @@ class _Csv:
                 array = np.array(rows, dtype=object)
             elif info.dtype.startswith(("int", "uint", "bool")):
                 array = self._whole(rows, info)
+                if info.dtype == "bool" and np.isin(array, (0, 1)).all():
+                    array = array.astype(bool)
             else:
                 array = np.array(rows, dtype=np.float64)
             if wanted is not None and None not in wanted:

@@ -612,6 +612,7 @@ def test_whole_numbers_from_csv(tmp_path: Path) -> None:
         ("int64", ["3.0", *big, "1e3"], [3, *big, 1000]),
         ("uint64", ["7.0", 2**64 - 1], [7, 2**64 - 1]),
         ("int32", ["7.0", 2**31 - 1], [7, 2**31 - 1]),
+        ("bool", ["1", "0.0"], [True, False]),
     ):
         done = predict(dtype, *cells)
         assert done.exit_code == 0, done.stderr
@@ -622,6 +623,7 @@ def test_whole_numbers_from_csv(tmp_path: Path) -> None:
         ("uint64", -1, "found int64[2, 1]"),
         ("int32", 2**31, "found int64[2, 1]"),
         ("int64", "0.5", "found float64[2, 1]"),
+        ("bool", 2, "found int64[2, 1]"),
         ("int64", "inf", "found float64[2, 1]"),
     ):
         done = predict(dtype, 1, cell)
