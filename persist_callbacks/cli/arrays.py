@@ -71,8 +71,8 @@ class _Array:
 class _Csv:
     """A text file, one row a line, its columns the numbers of one row in order.
 
-    A first line that is no numbers is a header, and is passed over; for an input of
-    text there is none.
+    A first line without a number is a header, and is passed over; for an input of text
+    there is none.
     """
 
     def __init__(self, path: Path) -> None:
@@ -97,7 +97,7 @@ class _Csv:
     def _read(self, text: bool = False) -> Iterator[list[str]]:
         with self._path.open(newline="", encoding="utf-8-sig") as file:
             for index, row in enumerate(_records(file)):
-                if index or text or all(_is_number(cell) for cell in row):
+                if index or text or any(_is_number(cell) for cell in row):
                     yield row
 
     def _array(self, rows: list[list[str]], info: TensorInfo) -> Any:

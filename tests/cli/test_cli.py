@@ -586,6 +586,11 @@ def test_predict_from_csv(trained: tuple[Path, Any], tmp_path: Path) -> None:
     assert done.exit_code == 1
     assert "expected lines of numbers that fill one row of pixels" in done.stderr
     assert "found lines of 3 columns" in done.stderr
+    # No header: a row with a gap, which is not to be left out without a word.
+    file.write_text("1,2,,4\n1,2,3,4\n")
+    done = run("predict", pb, "--input", file)
+    assert done.exit_code == 1
+    assert "could not convert string to float" in done.stderr
     file.write_text("\n", encoding="utf-8-sig")
     done = run("predict", pb, "--input", file)
     assert done.exit_code == 1
