@@ -136,8 +136,10 @@ def erfc_to_erf(graph_def: Any) -> Any:
 
     ``h * erfc(x)`` becomes ``h + h * erf(-x)``. OpenVINO joins ``h * (1 + erf(-x))``
     into an op of its own. Part of the convolution before it, that takes less time than
-    these do, and longer anywhere else. Any other Erfc stays: one plus Erf has no digits
-    left where it is small, as a logarithm of it shows.
+    these do, and longer anywhere else. In half precision, in which either has no digits
+    left of what is below zero, the Erfc alone is ``1 + erf(-x)`` in float32. Any other
+    Erfc stays: one plus Erf has no digits left where it is small, as a logarithm of it
+    shows.
 
     Args:
         graph_def: a GraphDef; not changed.
@@ -155,7 +157,8 @@ def erfc_to_erf(graph_def: Any) -> Any:
     in_products = {
         nd.split(erfc)[0]
         for erfc, other in products.values()
-        if not _is_convolved(_unscaled(other, by_name), by_name)
+        if by_name[nd.split(erfc)[0]].attr["T"].type in nd.REORDERED
+        and not _is_convolved(_unscaled(other, by_name), by_name)
     }
 
     def write(node: Any, writer: Writer) -> None:
@@ -168,9 +171,17 @@ def erfc_to_erf(graph_def: Any) -> Any:
             if node.name in in_products:
                 writer.add("Erf", "", negative, T=dtype)
                 return
-            erf = writer.add("Erf", "erf", negative, T=dtype)
-            one = writer.constant("one", np.ones((), dtype.as_numpy_dtype), dtype)
-            writer.add("AddV2", "", erf, one, T=dtype)
+            is_half = dtype.as_datatype_enum not in nd.REORDERED
+            wide = tf.float32 if is_half else dtype
+            if is_half:
+                types = {"SrcT": dtype, "DstT": wide}
+                negative = writer.add("Cast", "widened", negative, **types)
+            erf = writer.add("Erf", "erf", negative, T=wide)
+            one = writer.constant("one", np.ones((), wide.as_numpy_dtype), wide)
+            part = "sum" if is_half else ""
+            total = writer.add("AddV2", part, erf, one, T=wide)
+            if is_half:
+                writer.add("Cast", "", total, SrcT=wide, DstT=dtype)
         else:
             erf, other = products[node.name]
             if nd.split(erf)[0] in in_products:

@@ -314,6 +314,24 @@ def test_a_gelu_is_of_erf(compute: Any) -> None:
     np.testing.assert_allclose(found, compute(x), atol=2e-7 * 6)
 
 
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_a_gelu_of_half_precision(dtype: tf.DType) -> None:
+    """Where it is small there are no digits for it beside what it is of."""
+
+    def compute(x: Any) -> Any:
+        half = tf.cast(x, dtype)
+        return tf.cast(0.5 * half * tf.math.erfc(-half * 0.7071), tf.float32)
+
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.identity(compute(v1.placeholder(tf.float32, [None, 2], name="x")), name="y")
+    graph_def = erfc_to_erf(graph.as_graph_def())
+    assert "Erfc" not in count_ops(graph_def)
+    x = np.linspace(-6, 6, 200, dtype=np.float32).reshape(-1, 2)
+    found = from_graph_def(graph_def, None, None)(x)
+    np.testing.assert_allclose(found, compute(x), rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     "compute",
     [
