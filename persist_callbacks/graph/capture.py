@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,9 @@ from persist_callbacks.graph.names import make_legal, unique
 from persist_callbacks.graph.rewriting import refusal
 from persist_callbacks.graph.tables import live_table, replace_lookups
 from persist_callbacks.records import TensorInfo
+
+# What is captured without a name gets a number that counts over the whole process.
+_COUNTED = re.compile(r"(.*/|)\d+")
 
 
 def to_inference_graph(
@@ -122,8 +126,11 @@ def _replace_captures(
     for outer, inner in func_graph.captures:
         placeholder = inner.op.name
         if outer.dtype != tf.resource:
-            value = nd.constant(placeholder, np.asarray(outer), outer.dtype)
-            nodes[placeholder] = value
+            name = placeholder
+            if (counted := _COUNTED.fullmatch(name)) is not None:
+                name = unique(f"{counted[1]}captured", taken)
+                taken.add(name)
+            nodes[placeholder] = nd.constant(name, np.asarray(outer), outer.dtype)
             continue
         variable = by_handle.get(id(outer))
         key = None if variable is None else keys.get(id(variable))

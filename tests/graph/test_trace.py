@@ -364,6 +364,18 @@ def test_captured_constant_stays() -> None:
     np.testing.assert_array_equal(frozen(np.ones((1, 4000)))[0], big)
 
 
+def test_captured_constants_are_named_by_order() -> None:
+    """TensorFlow names them by a number that counts over the whole process."""
+    tables = [tf.constant(np.full((40, 40), k, np.float32)) for k in range(2)]
+    x = keras.Input((40, 40))
+    add = [L.Lambda(lambda v, t=t: v + tf.convert_to_tensor(t)) for t in tables]
+    model = keras.Model(x, add[1](add[0](x)))
+    first, second = (zoo.traced(model).graph.graph_def for _ in range(2))
+    assert serialize(first) == serialize(second)
+    names = [node.name for node in first.node if node.op == "Const"]
+    assert [name.rsplit("/")[-1] for name in names] == ["captured", "captured"]
+
+
 def test_variables_are_keyed_and_sorted() -> None:
     """Only what inference reads is listed, by checkpoint key, one node each."""
     model = zoo.nested()  # calls one inner model twice: its kernel is captured once
