@@ -49,6 +49,7 @@ def choose(
     present: tuple[str, ...],
     *,
     argument: str,
+    told: Mapping[str, int] | None = None,
 ) -> tuple[str, ...]:
     """Apply a user's wishes to the names that a model's tensors have by default.
 
@@ -56,6 +57,8 @@ def choose(
         wanted: new names in order, or new names by the present ones; None for none.
         present: the present names, in the model's order.
         argument: the argument that the wishes came in, for the error.
+        told: other names that tensors are known by, and their places, for keys that
+            are not all present ones.
 
     Returns:
         One name for each present one, in the same order, not yet made legal.
@@ -68,7 +71,12 @@ def choose(
     if wanted is None:
         return present
     if isinstance(wanted, Mapping):
-        unknown = [key for key in wanted if without_port(key) not in present]
+        keys = {without_port(key) for key in wanted}
+        own = {name: place for place, name in enumerate(present)}
+        # Not some of each: Keras' "dense_1" may be what is "dense" in a fresh process.
+        is_own = keys <= own.keys() or not keys <= (told or {}).keys()
+        places = own if is_own else told or {}
+        unknown = [key for key in wanted if without_port(key) not in places]
         if unknown:
             raise TensorNotFound(
                 f"{argument}[{unknown[0]!r}]",
@@ -76,8 +84,10 @@ def choose(
                 found=f"{unknown[0]!r}",
                 advice="Use the layer's or dict's name as the key.",
             )
-        by_name = {without_port(key): value for key, value in wanted.items()}
-        chosen = tuple(by_name.get(name, name) for name in present)
+        renamed = list(present)
+        for key, value in wanted.items():
+            renamed[places[without_port(key)]] = value
+        chosen = tuple(renamed)
     else:
         if len(wanted) != len(present):
             raise TensorNotFound(

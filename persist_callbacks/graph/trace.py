@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -66,14 +66,17 @@ def trace(
             found="one without variables",
             advice="Begin the model with keras.Input, or call it on a batch first.",
         )
+    told_inputs, told_outputs = _told_names(model)
     with _names_of_a_fresh_process(model) as own_names:
         taken_in = _inputs_of(model, specs)
         original_names: dict[str, str] = {}
         taken: set[str] = set()
-        wanted = choose(names.inputs, taken_in.names, argument="inputs")
+        wanted = choose(
+            names.inputs, taken_in.names, argument="inputs", told=told_inputs
+        )
         inputs = make_legal(wanted, taken, original_names)
         concrete, result_names = _concrete_function(model, taken_in, own_names)
-    wanted = choose(names.outputs, result_names, argument="outputs")
+    wanted = choose(names.outputs, result_names, argument="outputs", told=told_outputs)
     outputs = make_legal(wanted, taken, original_names)
     graph = to_inference_graph(
         concrete, keys, inputs=inputs, outputs=outputs, originals=original_names
@@ -243,6 +246,29 @@ def _result_names(
     for name in wanted:
         names.append(unique(name, names))
     return tuple(names)
+
+
+def _told_names(model: Any) -> tuple[dict[str, int], dict[str, int]]:
+    """Return what Keras calls a model's inputs and outputs in this process, by place.
+
+    A summary shows the layers' names, ``output_names`` those that they had at first.
+    """
+    if not _knows_inputs(model):
+        return {}, {}
+    inputs = keras.tree.flatten(model.inputs)
+    makers = [str(_producer(tensor).name) for tensor in model.outputs]
+    if isinstance(model, keras.Sequential):
+        makers = [str(layer.name) for layer in model.layers[-1:]]
+    at_first = getattr(model, "output_names", None) or []
+    return (
+        _places([tensor.name for tensor in inputs])
+        | _places([str(_producer(tensor).name) for tensor in inputs]),
+        _places(at_first if len(at_first) == len(makers) else []) | _places(makers),
+    )
+
+
+def _places(names: Sequence[str]) -> dict[str, int]:
+    return {name: place for place, name in enumerate(names) if names.count(name) == 1}
 
 
 def _producer(tensor: Any) -> Any:

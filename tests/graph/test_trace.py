@@ -246,6 +246,28 @@ def test_names_that_do_not_fit(
         zoo.traced(zoo.cnn, names)
 
 
+def test_names_that_keras_tells() -> None:
+    """The names of this process are keys too, unless all are a fresh one's."""
+    L.Dense(1)
+    x = keras.Input((2,))
+    y, z = L.Dense(1)(x), L.Dense(3)(x)
+    model = keras.Model(x, [y, z])
+    first, second = model.output_names
+    assert first != "dense"
+    told = GraphNames(inputs={x.name: "x"}, outputs={first: "a", second: "b"})
+    made = zoo.traced(model, told)
+    assert (made.inputs, made.outputs) == (["x"], ["a", "b"])
+    fresh = GraphNames(
+        inputs={model.layers[0].name: "x"}, outputs={"dense": "a", "dense_1": "b"}
+    )
+    made = zoo.traced(model, fresh)
+    assert (made.inputs, made.outputs) == (["x"], ["a", "b"])
+    row = keras.Sequential([keras.Input((2,)), L.Dense(1)])
+    assert zoo.traced(row, GraphNames(outputs={row.layers[-1].name: "c"})).outputs == [
+        "c"
+    ]
+
+
 def test_two_outputs_of_one_name() -> None:
     """The same name twice is refused, not numbered behind the user's back."""
     with pytest.raises(ArgumentError, match="names that differ"):
