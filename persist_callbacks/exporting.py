@@ -394,4 +394,5 @@ def _record(comparison: Comparison) -> ComparisonRecord:
             ComparedOutput(output.name, output.absolute, output.relative)
             for output in comparison.outputs
         ),
+        of_largest=comparison.of_largest,
     )

@@ -26,7 +26,7 @@ from persist_callbacks.errors import (
 )
 from persist_callbacks.graph import feeding
 from persist_callbacks.graph.batching import fit_rows
-from persist_callbacks.graph.compare import Comparison, compare
+from persist_callbacks.graph.compare import Comparison, compare, tolerances
 from persist_callbacks.graph.freeze import check_size
 from persist_callbacks.graph.frozen import FrozenGraph
 from persist_callbacks.graph.inference import InferenceGraph
@@ -59,7 +59,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
     Args:
         path: the PB to write; its folder is made if it is not there.
         outputs: names for the model's outputs, in order or as a dict from the names
-            that they have; None for the output layers' names.
+            that they have in a fresh process, or that Keras tells
+            (``model.output_names``); None for the output layers' names.
         inputs: likewise for the inputs; None for the Keras inputs' names.
         which: ``last`` writes the model as it is when training ends, ``best`` the best
             checkpoint of the `PeriodicCheckpoint` beside it (one with ``monitor``).
@@ -69,8 +70,11 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             ``PyDataset`` they are known once training has drawn the first batch, and
             to Keras 3.8 and newer.
         verify: whether to compare with the live model.
-        atol: absolute tolerance of the comparison.
-        rtol: tolerance relative to the live model's value.
+        atol: absolute tolerance of the comparison; None for 1e-5 and a millionth of the
+            output's largest number, or for the epsilon of half precision and that share
+            of the largest, where the model computes in it.
+        rtol: tolerance relative to the live model's value; None for 1e-4, or for the
+            epsilon of half precision.
         target: ``portable`` for a PB that TensorFlow 1.15 and 2, OpenCV, OpenVINO and
             ONNX Runtime read; ``tensorflow`` for one in which no op is rewritten.
         batch_size: rows that the PB takes, no more and no fewer, for a runtime that
@@ -91,8 +95,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         which: Literal["last", "best"] = "last",
         sample: Any = None,
         verify: bool = True,
-        atol: float = 1e-5,
-        rtol: float = 1e-4,
+        atol: float | None = None,
+        rtol: float | None = None,
         target: Literal["portable", "tensorflow"] = "portable",
         batch_size: int | None = None,
     ) -> None:
@@ -107,7 +111,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             )
         for name, tolerance in (("atol", atol), ("rtol", rtol)):
             is_number = isinstance(tolerance, Real) and not isinstance(tolerance, bool)
-            if not is_number or not 0 <= tolerance < math.inf:
+            if tolerance is not None and not (is_number and 0 <= tolerance < math.inf):
                 raise ArgumentError(
                     name,
                     expected="a number of 0 or more",
@@ -286,20 +290,22 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
                 expected="outputs like the live model's",
                 found=str(comparison),
                 advice=(
-                    "Nothing was written. If the difference is small and meant (as "
-                    "with float16), give larger atol or rtol; else a layer acts "
-                    "differently in a graph."
+                    "Nothing was written. If the difference is small and meant, "
+                    "give larger atol or rtol; else a layer acts differently in a "
+                    "graph."
                 ),
             )
         return comparison
 
     def _comparison(self, sample: _Arrays, live: _Arrays, found: _Arrays) -> Comparison:
         """Compare what the live model and the graph give for a batch."""
-        comparison = compare(live, found, atol=self._atol, rtol=self._rtol)
+        assert self._graph is not None
+        allowed = tolerances(self._graph.graph_def, self._atol, self._rtol)
+        comparison = compare(live, found, **allowed)
         if not comparison.agrees:
             # Some of Keras' layers do otherwise in `predict` than when simply called.
             live = self._live(sample, traced=True)
-            again = compare(live, found, atol=self._atol, rtol=self._rtol)
+            again = compare(live, found, **allowed)
             comparison = again if again.agrees else comparison
         return comparison
 

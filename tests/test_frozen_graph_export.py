@@ -333,6 +333,48 @@ def test_a_graph_that_differs_from_the_model(verify, tmp_path):
         assert load_frozen_graph(path).signature.comparison is None
 
 
+def of_large_numbers():
+    """Pictures of 16 bits, as they come, and batch norms that do nothing as yet."""
+    x = keras.Input((16, 16, 2))
+    y = keras.layers.BatchNormalization()(Volatile()(x))
+    for _ in range(3):
+        y = keras.layers.Conv2D(16, 3, padding="same")(y)
+        y = keras.layers.ReLU()(keras.layers.BatchNormalization()(y))
+    random = np.random.default_rng(0)
+    rows = random.integers(0, 2**16, (4, 16, 16, 2)).astype("float32")
+    return keras.Model(x, keras.layers.Conv2D(3, 1)(y)), rows
+
+
+def of_half_precision():
+    """Layer norms, whose float32 numbers are rounded to one of two neighbours."""
+    x = keras.Input((32, 64))
+    y = Volatile()(x)
+    for _ in range(3):
+        normed = keras.layers.LayerNormalization(dtype="mixed_float16")(y)
+        y = y + keras.layers.Dense(64, "relu", dtype="mixed_float16")(normed)
+    rows = np.random.default_rng(0).normal(size=(32, 32, 64)).astype("float32")
+    return keras.Model(x, keras.layers.Dense(8, dtype="float32")(y)), rows
+
+
+@pytest.mark.usefixtures("steady")
+@pytest.mark.parametrize(
+    ("build", "offset"), [(of_large_numbers, 1000.0), (of_half_precision, 0.1)]
+)
+def test_what_differs_by_rounding(build, offset, tmp_path):
+    """It is written, beside large numbers too; what is off by more is refused."""
+    keras.utils.set_random_seed(1)
+    model, rows = build()
+    export = FrozenGraphExport(tmp_path / "model.pb", sample=rows)
+    export.set_model(model)
+    comparison = export.export().signature.comparison
+    largest = np.abs(np.asarray(model(rows))).max()
+    (output,) = comparison.outputs
+    assert output.absolute < comparison.of_largest * largest
+    Volatile.offset = offset
+    with pytest.raises(VerificationFailed, match="of the largest"):
+        export.export()
+
+
 @pytest.mark.skipif(
     not hasattr(keras.layers, "RandomHue"), reason="needs Keras' RandomHue"
 )

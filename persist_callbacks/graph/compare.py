@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.records import TensorInfo
+
+_ATOL, _RTOL, _OF_LARGEST = 1e-5, 1e-4, 1e-6
+_EPSILON = {
+    tf.float16.as_datatype_enum: 2.0**-10,
+    tf.bfloat16.as_datatype_enum: 2.0**-7,
+}
+_COMPUTE_NOTHING = ("Identity", "Reshape")
 
 
 @dataclass(frozen=True)
@@ -48,11 +56,13 @@ class Comparison:
         outputs: one difference an output.
         atol: absolute tolerance.
         rtol: tolerance relative to the expected value.
+        of_largest: tolerance relative to the largest number that was expected.
     """
 
     outputs: tuple[Difference, ...]
     atol: float
     rtol: float
+    of_largest: float = 0.0
 
     @property
     def agrees(self) -> bool:
@@ -71,6 +81,8 @@ class Comparison:
 
     def __str__(self) -> str:
         head = f"tolerance {self.atol:g} absolute + {self.rtol:g} relative"
+        if self.of_largest:
+            head += f" + {self.of_largest:g} of the largest"
         return "\n".join([head, *(f"  {output}" for output in self.outputs)])
 
 
@@ -80,9 +92,12 @@ def compare(
     *,
     atol: float,
     rtol: float,
+    of_largest: float = 0.0,
 ) -> Comparison:
     """Compare results by name: ``|found - expected| <= atol + rtol * |expected|``.
 
+    Where numbers of some thousands make one that is near zero, no more digits of that
+    are right than of them: a share of the output's largest can be allowed as well.
     NaN equals NaN and an infinity its like at the same place. Integers, booleans and
     strings must be equal.
 
@@ -91,6 +106,7 @@ def compare(
         found: the graph's outputs.
         atol: absolute tolerance.
         rtol: relative tolerance.
+        of_largest: tolerance relative to an output's largest expected number.
     """
     names = [*expected, *(name for name in found if name not in expected)]
     differences = []
@@ -100,8 +116,37 @@ def compare(
             differences.append(_incomparable(name, side))
         else:
             pair = np.asarray(expected[name]), np.asarray(found[name])
-            differences.append(_difference(name, *pair, atol=atol, rtol=rtol))
-    return Comparison(tuple(differences), atol, rtol)
+            limits = (atol, rtol, of_largest)
+            differences.append(_difference(name, *pair, limits))
+    return Comparison(tuple(differences), atol, rtol, of_largest)
+
+
+def tolerances(
+    graph_def: Any, atol: float | None, rtol: float | None
+) -> dict[str, float]:
+    """Return what `compare` allows for rounding, where nobody says how much.
+
+    In half precision that is its epsilon, of the output's largest number too: which of
+    two neighbours a number is rounded to is chance. A share of the largest number is
+    allowed unless an absolute tolerance is given.
+
+    Args:
+        graph_def: what is computed.
+        atol: the absolute tolerance; None for the default.
+        rtol: the relative tolerance; None for the default.
+    """
+    dtypes = {
+        node.attr[key].type
+        for node in nd.every_node(graph_def)
+        for key in ("T", "DstT")
+        if key in node.attr and node.op not in _COMPUTE_NOTHING
+    }
+    epsilon = max((_EPSILON.get(dtype, 0.0) for dtype in dtypes), default=0.0)
+    return {
+        "atol": (epsilon or _ATOL) if atol is None else atol,
+        "rtol": (epsilon or _RTOL) if rtol is None else rtol,
+        "of_largest": (epsilon or _OF_LARGEST) if atol is None else 0.0,
+    }
 
 
 def generate(
@@ -155,9 +200,7 @@ def _difference(
     name: str,
     expected: np.ndarray[Any, Any],
     found: np.ndarray[Any, Any],
-    *,
-    atol: float,
-    rtol: float,
+    limits: tuple[float, float, float],
 ) -> Difference:
     texts = expected.dtype.kind in "OSU" and found.dtype.kind in "OSU"
     if expected.shape != found.shape or (expected.dtype != found.dtype and not texts):
@@ -184,7 +227,9 @@ def _difference(
         absolute = np.where(np.isfinite(absolute), absolute, np.inf)
         size = np.abs(one)
         relative = np.where(same, 0.0, absolute / np.where(size > 0, size, np.inf))
-        limit = atol + rtol * np.where(np.isfinite(size), size, 0.0)
+        size = np.where(np.isfinite(size), size, 0.0)
+        atol, rtol, of_largest = limits
+        limit = atol + rtol * size + of_largest * size.max()
     agrees = bool(np.all(same | (absolute <= limit)))
     finite = np.where(np.isnan(relative), np.inf, relative)
     return Difference(name, agrees, float(absolute.max()), float(finite.max()))

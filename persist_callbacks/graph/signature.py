@@ -61,11 +61,13 @@ class ComparisonRecord:
         atol: absolute tolerance.
         rtol: relative tolerance.
         outputs: one an output.
+        of_largest: tolerance relative to an output's largest number.
     """
 
     atol: float
     rtol: float
     outputs: tuple[ComparedOutput, ...]
+    of_largest: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,9 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+import tensorflow as tf
 
-from persist_callbacks.graph.compare import compare, generate
+from persist_callbacks.graph.compare import compare, generate, tolerances
 from persist_callbacks.records import TensorInfo
 
 NAN, INF = float("nan"), float("inf")
@@ -65,6 +66,37 @@ def test_half_precision() -> None:
     other = np.array([1.0, 2.03125], ml_dtypes.bfloat16)
     assert compare({"y": one}, {"y": other}, atol=0.0, rtol=0.02).agrees
     assert not compare({"y": one}, {"y": other}, atol=0.0, rtol=0.01).agrees
+
+
+def test_a_share_of_the_largest() -> None:
+    """What is near zero beside large numbers has no more digits than they have."""
+    one, other = np.array([1e4, 0.01]), np.array([1e4, 0.015])
+    for share, agrees in ((0.0, False), (1e-7, False), (1e-6, True)):
+        allowed = {"atol": 1e-5, "rtol": 1e-4, "of_largest": share}
+        assert compare({"y": one}, {"y": other}, **allowed).agrees is agrees
+    one, other = np.array([INF, 1.0]), np.array([INF, 1.1])
+    again = compare({"y": one}, {"y": other}, atol=0, rtol=0, of_largest=0.01)
+    assert not again.agrees
+    assert "+ 0.01 of the largest" in str(again)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "epsilon"),
+    [(tf.float32, None), (tf.float16, 2.0**-10), (tf.bfloat16, 2.0**-7)],
+)
+def test_what_is_allowed_by_default(dtype: tf.DType, epsilon: float | None) -> None:
+    """Half precision's epsilon, where anything is computed in it; else float32's."""
+    graph = tf.Graph()
+    with graph.as_default():
+        half = tf.compat.v1.placeholder(dtype, [2])
+        kept = graph.as_graph_def()
+        tf.cast(tf.square(half), tf.float32)
+    defaults = {"atol": 1e-5, "rtol": 1e-4, "of_largest": 1e-6}
+    assert tolerances(kept, None, None) == defaults
+    expected = defaults if epsilon is None else dict.fromkeys(defaults, epsilon)
+    assert tolerances(graph.as_graph_def(), None, None) == expected
+    given = {"atol": 0.5, "rtol": 0.25, "of_largest": 0.0}
+    assert tolerances(graph.as_graph_def(), 0.5, 0.25) == given
 
 
 def test_largest_differences() -> None:
