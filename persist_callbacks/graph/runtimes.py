@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.graph import nodes as nd
-from persist_callbacks.graph import opencv
+from persist_callbacks.graph import onnx_uses, opencv
 from persist_callbacks.graph.op_tables import NOT_KNOWN, known_ops
 from persist_callbacks.graph.portable import gelu_products
 from persist_callbacks.graph.shapes import inferred_shapes
@@ -44,7 +44,12 @@ _NONE_IN_ONNX = ("bfloat16", *_FLOAT8)
 # What tf2onnx writes so that ONNX Runtime computes otherwise, or refuses.
 _TRANSLATED_WRONGLY = {
     "AdjustSaturation": "colours that it computes otherwise",
+    **dict.fromkeys(
+        ("BitwiseAnd", "BitwiseOr", "BitwiseXor", "Invert"),
+        "an op that ONNX has from opset 18 on",
+    ),
     "CTCGreedyDecoder": "sequences that it gives otherwise",
+    "FFT": "complex numbers, which it does not have",
     "MatrixInverse": "an op of its extensions, which do not come with it",
     "StringToHashBucketFast": "an op of its extensions, which do not come with it",
 }
@@ -237,6 +242,7 @@ def _of_onnx(graph_def: Any) -> _Found:
             yield node.op, "numbers of float64"
         if node.op in _CHOICES and _may_multiply_no_numbers(node, by_name):
             yield node.op, "a choice by products, with what may be no number"
+    yield from onnx_uses.obstacles(graph_def)
     yield from _means_of_float64(graph_def)
     for node, dtype in _outputs(graph_def):
         if dtype.is_complex:

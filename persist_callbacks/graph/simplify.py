@@ -20,6 +20,7 @@ from persist_callbacks.graph.enlarging import (
     repeats_to_resizes,
     transposed_convolution_sizes,
 )
+from persist_callbacks.graph.for_onnx import gathers_by_own_axes, patches_to_depths
 from persist_callbacks.graph.for_opencv import suit_opencv
 from persist_callbacks.graph.names import unique
 from persist_callbacks.graph.next_weights import affine_into_next_weights
@@ -70,6 +71,8 @@ PASSES: Mapping[str, Pass] = {
     "cast_before_products": lambda g, *_: cast_before_products(g),
     "erfc_to_erf": lambda g, *_: erfc_to_erf(g),
     "signs_by_quotients": lambda g, *_: signs_by_quotients(g),
+    "gathers_by_own_axes": lambda g, *_: gathers_by_own_axes(g),
+    "patches_to_depths": lambda g, *_: patches_to_depths(g),
     "quotients_to_reciprocals": lambda g, *_: quotients_to_reciprocals(g),
     "merge_affine_chains": lambda g, *_: merge_affine_chains(g),
     "scales_into_weights": lambda g, *_: scales_into_weights(g),
@@ -101,7 +104,7 @@ _NOT_BESIDE_LOOPS = frozenset(
     [
         *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
         *("erfc_to_erf", "split_grouped_convolutions", "crop_filters"),
-        "signs_by_quotients",
+        *("signs_by_quotients", "gathers_by_own_axes"),
         *("spell_out_softmaxes", "broadcasts_to_convolutions", "spell_out_slices"),
         *("transposed_convolution_sizes", "pads_into_convolutions"),
     ]

@@ -46,6 +46,26 @@ def cropped(x: Any, *edges: float) -> Any:
     return tf.image.crop_and_resize(x, [edges], [0], (4, 4))
 
 
+def patches(x: Any) -> Any:
+    return raw.ExtractImagePatches(
+        images=x,
+        ksizes=[1, 3, 3, 1],
+        strides=[1, 2, 2, 1],
+        rates=[1, 1, 1, 1],
+        padding="VALID",
+    )
+
+
+def gathered(x: Any, axis: int) -> Any:
+    indices = tf.cast(x > 0.5, tf.int32)
+    return raw.GatherV2(params=x, indices=indices, axis=axis, batch_dims=1)
+
+
+def summed(x: Any, ids: Any) -> Any:
+    ids = tf.cast(ids * 3, tf.int32)
+    return raw.UnsortedSegmentSum(data=x, segment_ids=ids, num_segments=4)
+
+
 def looped(x: Any) -> Any:
     """An LSTM's loop, as tf2onnx knows it, in float64."""
     ran = tf.while_loop(
@@ -194,6 +214,76 @@ REFUSED = {
         "otherwise",
         PICTURES,
     ),
+    "patches_of_any_number": Case(
+        "onnxruntime", patches, "ExtractImagePatches", "any number", PICTURES
+    ),
+    "gather_from_the_last": Case(
+        "onnxruntime", lambda x: gathered(x, -1), "GatherV2", "from the last"
+    ),
+    "part_of_a_spectrum": Case(
+        "onnxruntime",
+        lambda x: tf.abs(tf.signal.rfft(x)[:, :2]),
+        "RFFT",
+        "more than the size",
+    ),
+    "spectra_of_any_number": Case(
+        "onnxruntime",
+        lambda x: tf.abs(tf.signal.rfft(x)),
+        "RFFT",
+        "two dimensions",
+        (2, 3, 8),
+    ),
+    "sums_of_several_a_row": Case(
+        "onnxruntime", lambda x: summed(x, x), "UnsortedSegmentSum", "one a row"
+    ),
+    "largest_of_no_rows": Case(
+        "onnxruntime",
+        lambda x: raw.UnsortedSegmentMax(
+            data=x, segment_ids=tf.cast(x[:, 0] * 3, tf.int32), num_segments=9
+        ),
+        "UnsortedSegmentMax",
+        "no rows",
+    ),
+    "parts_of_several_a_row": Case(
+        "onnxruntime",
+        lambda x: tf.dynamic_partition(x, tf.cast(x > 0.5, tf.int32), 2)[1],
+        "DynamicPartition",
+        "one a row",
+    ),
+    "bits": Case(
+        "onnxruntime",
+        lambda x: tf.bitwise.bitwise_xor(x, 6),
+        "BitwiseXor",
+        "opset 18",
+        ROWS,
+        tf.int32,
+    ),
+    "diagonals_of_four_dimensions": Case(
+        "onnxruntime",
+        lambda x: raw.MatrixDiagPart(input=x),
+        "MatrixDiagPart",
+        "three dimensions",
+        (2, 5, 3, 4),
+    ),
+    "text": Case(
+        "onnxruntime", tf.strings.as_string, "AsString", "output", ROWS, tf.int32
+    ),
+    "product_of_ints_turned": Case(
+        "onnxruntime",
+        lambda x: raw.BatchMatMulV2(x=x, y=x, adj_y=True),
+        "BatchMatMulV2",
+        "turned",
+        (2, 3, 3),
+        tf.int32,
+    ),
+    "one_hot_of_float16": Case(
+        "onnxruntime",
+        lambda x: tf.one_hot(x, 5, dtype=tf.float16),
+        "OneHot",
+        "float16",
+        ROWS,
+        tf.int32,
+    ),
     "box_to_the_edge": Case(
         "onnxruntime",
         lambda x: cropped(x, 0.1, 0.2, 0.9, 1.0),
@@ -230,6 +320,28 @@ READ = {
     ),
     "choice_of_numbers": Case(
         "onnxruntime", lambda x: tf.where(x > 0.5, tf.exp(x), -x), "", ""
+    ),
+    "patches_of_two": Case(
+        "onnxruntime",
+        lambda x: patches(tf.reshape(x, PICTURES)),
+        "",
+        "",
+        PICTURES,
+    ),
+    "gather_from_the_first": Case(
+        "onnxruntime", lambda x: gathered(x, 1), "", "", ROWS
+    ),
+    "spectrum": Case(
+        "onnxruntime", lambda x: tf.abs(tf.signal.rfft(x)), "", "", (2, 8)
+    ),
+    "sums_of_rows": Case("onnxruntime", lambda x: summed(x, x[:, 0]), "", ""),
+    "one_hot_of_a_row": Case(
+        "onnxruntime",
+        lambda x: tf.one_hot(tf.reshape(x, [-1]), 5, 2, 1),
+        "",
+        "",
+        ROWS,
+        tf.int32,
     ),
     "box_within": Case(
         "onnxruntime", lambda x: cropped(x, 0.1, 0.2, 0.7, 0.8), "", "", PICTURES
