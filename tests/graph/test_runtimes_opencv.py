@@ -343,6 +343,8 @@ READ = {
     "clipped": Case(lambda x: tf.clip_by_value(x, 0.2, 0.6), ROWS),
     "pictures_clipped": Case(lambda x: maps(tf.clip_by_value(maps(x), -0.2, 0.6))),
     "every_other_of_a_sequence": Case(lambda x: x[:, ::2], SERIES),
+    "softmax_of_a_sequence": Case(lambda x: tf.nn.softmax(x), SERIES),
+    "softmax_of_tokens": Case(lambda x: tf.nn.softmax(tokens(x))),
     "sequence_padded": Case(lambda x: tf.pad(x, [[0, 0], [1, 1], [0, 0]]), SERIES),
     "padded_then_valid": Case(lambda x: maps(bordered(x, 1, 1, 2, 2), padding="VALID")),
     "padded_then_one_by_one": Case(
