@@ -494,6 +494,7 @@ class CheckpointedRun:
                 # Of data of unknown length, fit finds the end by trying to go on.
                 raise StopIteration
             self._resume_here(self._recovery, run, iterator)
+            run = self._fit.wrapped_function
         self._before_step(iterator)
         self._last_logs = run(iterator)
         self._trained = True

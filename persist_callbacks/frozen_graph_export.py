@@ -212,6 +212,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         finally:
             if before is not None:
                 variables.restore([(item.info.key, item) for item in live], before)
+                variables.renew_constants(self.model)
         self._frozen = exporting.write(export, self._path, comparison=comparison)
         self._announce(self._frozen, comparison)
         return self._frozen

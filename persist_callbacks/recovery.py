@@ -27,6 +27,7 @@ from persist_callbacks.storage.store import Store
 from persist_callbacks.training import (
     callback_state,
     data_position,
+    fit_loop,
     json_values,
     model_building,
     randomness,
@@ -269,7 +270,7 @@ class Recovery:
             tensors = {**tensors, **replaced}
         left_alone = {id(variable) for variable in but}
         pairs = [pair for pair in pairs if id(pair[1].variable) not in left_alone]
-        training_variables.restore(pairs, tensors)
+        _assign(model, pairs, tensors)
         self._counts = Counter(item.info.role for _, item in pairs)
         self._left_out["variables"] = left_out + of_metrics
         return not left_out
@@ -310,7 +311,7 @@ class Recovery:
         """
         pairs = self._match_model(model)
         keys = [key for key, _ in pairs]
-        training_variables.restore(pairs, bundle.read(self.committed.prefix, keys))
+        _assign(model, pairs, bundle.read(self.committed.prefix, keys))
 
     def put_back_callbacks(
         self, callbacks: Iterable[Any], *, step_has_begun: bool = False
@@ -582,6 +583,16 @@ class Recovery:
         if data.way == "iterator":
             return "by the iterator's own state"
         return f"by replay of {data.drawn} batches ({data.reason})"
+
+
+def _assign(
+    model: Any,
+    pairs: Iterable[tuple[str, training_variables.LiveVariable]],
+    tensors: Mapping[str, Any],
+) -> None:
+    training_variables.restore(pairs, tensors)
+    if training_variables.renew_constants(model):
+        fit_loop.trace_anew(model)
 
 
 def require_trainable(model: Any, where: object, *, built: bool = True) -> None:

@@ -6,6 +6,7 @@ import functools
 import json
 import random
 import re
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -21,7 +22,12 @@ from loops import (
     train,
     train_with_crashes,
 )
-from persist_callbacks import PeriodicCheckpoint, resume
+from persist_callbacks import (
+    FrozenGraphExport,
+    PeriodicCheckpoint,
+    load_frozen_graph,
+    resume,
+)
 from persist_callbacks.errors import DataMismatch, ModelNotBuilt
 from persist_callbacks.storage.store import Store
 
@@ -825,6 +831,36 @@ class Rebuilds(keras.callbacks.Callback):
 
     def _rebuild(self, *_, **__):
         self.model.make_train_function(force=True)
+
+
+@pytest.mark.parametrize("built", [True, False])
+def test_a_normalization_that_is_adapted_to_other_data_by_now(built, tmp_path):
+    """It goes on with the run's numbers: in training, and in the PB at its end."""
+    x, _ = data()
+    adapt_to = iter([x, x, 3 * x + 5])
+
+    def normalizing():
+        layer = keras.layers.Normalization()
+        layer.adapt(next(adapt_to))
+        first = [keras.Input((FEATURES,))] if built else []
+        model = keras.Sequential([*first, layer, keras.layers.Dense(CLASSES)])
+        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+        model.compile("adam", loss)
+        return model
+
+    def exporting(model, callbacks):
+        export = FrozenGraphExport(tmp_path / "model.pb")
+        history = arrays(model, [*callbacks, export], epochs=2)
+        found = load_frozen_graph(tmp_path / "model.pb")(x)
+        return SimpleNamespace(
+            epoch=history.epoch, history={**history.history, "found": found.tolist()}
+        )
+
+    undisturbed = train(normalizing, exporting, None)
+    again = train_with_crashes(
+        normalizing, exporting, tmp_path / "run", [10], every_steps=3
+    )
+    assert again == undisturbed
 
 
 @pytest.mark.parametrize("hook", ["on_train_begin", "on_epoch_begin"])

@@ -284,6 +284,32 @@ def test_other_architecture(trained):
     assert [weights.tobytes() for weights in model.get_weights()] == before
 
 
+def test_a_normalization_computes_with_what_it_was_given(tmp_path):
+    """As after load_weights, in functions too that were traced before."""
+
+    def normalizing(adapt_to):
+        layer = keras.layers.Normalization()
+        if adapt_to is not None:
+            layer.adapt(adapt_to)
+        inner = keras.Sequential([keras.Input((6,)), layer])
+        model = keras.Sequential([keras.Input((6,)), inner, keras.layers.Dense(3)])
+        model.compile("sgd", "mse")
+        return model
+
+    x, y = 20 * data()[0] + 100, keras.utils.to_categorical(data()[1], 3)
+    trained = normalizing(x)
+    ours = PeriodicCheckpoint(tmp_path / "run", verbose=0)
+    trained.fit(x, y, verbose=0, callbacks=[ours])
+    model = normalizing(None)
+    model.predict_on_batch(x)
+    model.test_on_batch(x, y)
+    resume(model, tmp_path / "run")
+    np.testing.assert_array_equal(
+        model.predict_on_batch(x), trained.predict_on_batch(x)
+    )
+    assert model.test_on_batch(x, y) == trained.test_on_batch(x, y)
+
+
 def test_finished_run_gives_the_weights_that_the_user_was_left_with(tmp_path):
     """After averaging at train end: the averages, not what training goes on from."""
 

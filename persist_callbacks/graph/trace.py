@@ -195,7 +195,8 @@ def _concrete_function(
 
     def forward(*leaves: Any) -> list[Any]:
         packed = keras.tree.pack_sequence_as(inputs.structure, list(leaves))
-        results, keys = _flat(model(packed, training=False))
+        with _constants_from_variables(model):
+            results, keys = _flat(model(packed, training=False))
         names[:] = _result_names(model, results, keys, own_names)
         return [tf.convert_to_tensor(result) for result in results]
 
@@ -284,6 +285,28 @@ def _own_name(member: Any, own_names: Mapping[int, str]) -> str:
 
 
 @contextmanager
+def _constants_from_variables(model: Any) -> Iterator[None]:
+    """Let layers compute in a graph with their variables, not with constants of them.
+
+    A ``Normalization`` makes constants as it is adapted; a graph that is traced before
+    a checkpoint is put back, or frozen with one, is to have the checkpoint's.
+    """
+    layers = [
+        layer
+        for layer in model._flatten_layers(include_self=False)
+        if isinstance(layer, keras.layers.Normalization)
+    ]
+    constants = [(layer.mean, layer.variance) for layer in layers]
+    try:
+        for layer in layers:
+            layer.finalize_state()
+        yield
+    finally:
+        for layer, (mean, variance) in zip(layers, constants, strict=True):
+            layer.mean, layer.variance = mean, variance
+
+
+@contextmanager
 def _names_of_a_fresh_process(model: Any) -> Iterator[Mapping[int, str]]:
     """Let the layers bear the names they would have, had nothing been built before.
 
@@ -291,7 +314,7 @@ def _names_of_a_fresh_process(model: Any) -> Iterator[Mapping[int, str]]:
     that no node can bear would make it one that cannot be loaded. Gives the layers'
     names by ``id()``, those in it as the user has them.
     ``Layer.name`` can be set, and ``_flatten_layers`` has no public name; both are
-    used here alone.
+    used in this module alone.
     """
     members: dict[int, Any] = {id(model): model}
     for layer in model._flatten_layers(include_self=False, recursive=True):

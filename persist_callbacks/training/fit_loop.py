@@ -238,6 +238,11 @@ class FitLoop:
         self._model.train_function = self._wrapped
         return True
 
+    @property
+    def wrapped_function(self) -> Any:
+        """What calls of the train function are handed on to, which may be made anew."""
+        return None if self._wrapped is None else self._wrapped.run
+
     def unwrap_train_function(self) -> None:
         """Put the train function back that `wrap_train_function` had found."""
         if self._wrapped is None:
@@ -277,7 +282,7 @@ class FitLoop:
 
     def _train_function(self) -> Any:
         """Return the train function itself, whoever has wrapped it."""
-        function: Any = None if self._wrapped is None else self._wrapped.run
+        function = self.wrapped_function
         while isinstance(function, _Wrapped):
             function = function.run
         return function
@@ -389,6 +394,24 @@ def remove_stale_wrappers(model: Any) -> None:
         wrapped.run = function
         function = wrapped
     model.train_function = function
+
+
+def trace_anew(model: Any) -> None:
+    """Have a model's functions traced anew, under whatever has wrapped them.
+
+    Args:
+        model: the Keras model, whose layers compute with other constants now.
+    """
+    outermost = function = getattr(model, "train_function", None)
+    wrapped = None
+    while isinstance(function, _Wrapped):
+        wrapped, function = function, function.run
+    model.train_function = model.test_function = model.predict_function = None
+    if function is not None:
+        # A fit that is under way asks for it but once.
+        model.make_train_function()
+    if wrapped is not None:
+        wrapped.run, model.train_function = model.train_function, outermost
 
 
 def _callers() -> Iterable[FrameType]:

@@ -13,6 +13,7 @@ from types import FunctionType, ModuleType
 from typing import Any, Literal, get_args
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from persist_callbacks.errors import ArchitectureMismatch
@@ -394,6 +395,33 @@ def restore(
     for key, item in pairs:
         # What has been assigned is not read back.
         item.variable.assign(tensors[key], read_value=False)
+
+
+def renew_constants(model: Any) -> bool:
+    """Let layers compute with the variables that they were given.
+
+    A ``Normalization`` computes with constants that it makes of its variables: once as
+    it is adapted, and as Keras loads weights.
+
+    Args:
+        model: the Keras model.
+
+    Returns:
+        Whether any has other constants now, which functions traced before do not see.
+    """
+    held = [part for _, part in _attributes(model) if isinstance(part, keras.Layer)]
+    changed = False
+    for owner in (model, *held):
+        for layer in (owner, *layers_of(owner)):
+            if isinstance(layer, keras.layers.Normalization) and layer.built:
+                before = _constants(layer)
+                layer.finalize_state()
+                changed |= _constants(layer) != before
+    return changed
+
+
+def _constants(layer: Any) -> list[bytes]:
+    return [np.asarray(each).tobytes() for each in (layer.mean, layer.variance)]
 
 
 @dataclass(frozen=True)

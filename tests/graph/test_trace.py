@@ -398,6 +398,24 @@ def test_captured_constants_are_named_by_order() -> None:
     assert [name.rsplit("/")[-1] for name in names] == ["captured", "captured"]
 
 
+def test_a_normalization_has_its_variables() -> None:
+    """They may be put back after the trace, or be a checkpoint's: no constants then."""
+    layer = L.Normalization()
+    inner = keras.Sequential([keras.Input((3,)), layer])
+    model = keras.Sequential([keras.Input((3,)), inner])
+    x = np.arange(12, dtype="float32").reshape(4, 3)
+    layer.adapt(x)
+    mean, variance = layer.mean, layer.variance
+    graph = trace(model, zoo.canonical_keys(model))
+    assert [info.name.split("/")[-1] for info in graph.variables] == [
+        "mean",
+        "variance",
+    ]
+    assert (layer.mean, layer.variance) == (mean, variance)
+    values = zoo.traced(model).values
+    assert not any(np.isin(values[graph.variables[0].name], np.asarray(mean)))
+
+
 def test_variables_are_keyed_and_sorted() -> None:
     """Only what inference reads is listed, by checkpoint key, one node each."""
     model = zoo.nested()  # calls one inner model twice: its kernel is captured once

@@ -15,6 +15,7 @@ from persist_callbacks.graph.inference import InferenceGraph
 from persist_callbacks.graph.simplify import simplify
 from persist_callbacks.graph.trace import trace
 from persist_callbacks.records import GraphNames
+from persist_callbacks.training.variables import renew_constants
 
 L = keras.layers
 
@@ -144,6 +145,7 @@ def shake(model: Any) -> None:
         if "float" in weight.dtype:
             noise = random.standard_normal(weight.shape) * 0.3
             weight.assign(np.abs(noise) + 0.1 if "variance" in weight.path else noise)
+    renew_constants(model)
 
 
 def traced(kind: Any, names: GraphNames | None = None, *, specs: Any = None) -> Traced:
