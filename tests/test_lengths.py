@@ -171,6 +171,21 @@ def test_a_finished_run_goes_on_with_all_data_that_there_are_by_now(tmp_path):
     assert steps_of(tmp_path / "tried") == 3 + 7 + 10
 
 
+@pytest.mark.parametrize("epochs", [2, 3], ids=["nothing left", "goes on"])
+def test_a_finished_run_whose_pipeline_is_another_by_now(epochs, tmp_path, capsys):
+    """It has no use for the state of the old one's shuffling, and says so."""
+    train(linear, feeding(lambda: slices().batch(8)), tmp_path)
+
+    def augmented():
+        return slices().batch(8).map(lambda row, label: (1.1 * row, label)).prefetch(2)
+
+    other = feeding(augmented, epochs=epochs)
+    train(linear, other, tmp_path, verbose=1)
+    assert steps_of(tmp_path) == BATCHES * epochs
+    said = "not restored: the state of the data's shuffling, which is another"
+    assert (said in capsys.readouterr().out) == (epochs == 3)
+
+
 def test_data_that_have_grown_in_the_midst_of_a_run_are_told_of(tmp_path, capsys):
     """As fit ends each epoch where its first one has, and a resumed one does so too."""
     options = {"every_epochs": 1, "data_state": "replay", "verbose": 1}

@@ -840,7 +840,13 @@ class _Counted:
             return
         early = self._random_before is not None
         if beginning.seeds is not None:
-            pipeline.set_iterator_state(iter(self.data), beginning.seeds)
+            try:
+                pipeline.set_iterator_state(iter(self.data), beginning.seeds)
+            except (tf.errors.OpError, ValueError):
+                self.left_out.append(
+                    "the state of the data's shuffling, which is another pipeline's: "
+                    "their orders begin anew"
+                )
         now, then = self._variables, beginning.variables
         if len(now) == len(then):
             for variable, value in zip(now, then, strict=True):
