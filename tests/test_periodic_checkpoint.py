@@ -17,6 +17,7 @@ import time
 import warnings
 import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 import keras
 import numpy as np
@@ -1349,6 +1350,39 @@ def test_what_cannot_be_certain_is_said_before_training_and_in_the_report(
     linear().fit(generate(), callbacks=[callback], **options)
     assert capsys.readouterr().out.startswith(
         "If this run is resumed: a Python generator is drawn from anew"
+    )
+
+
+class Tensor(np.ndarray):
+    """Of the shape of torch's, which need not be there; so is the loader."""
+
+    def cpu(self):
+        return np.asarray(self)
+
+
+class DataLoader:
+    __module__ = "torch.utils.data.dataloader"
+    batch_size = 10
+
+    def __init__(self):
+        self.dataset = [(*data(),)]
+
+    def __len__(self):
+        return 5
+
+    def __iter__(self):
+        for rows in np.random.default_rng().permutation(50).reshape(5, 10):
+            yield [part[rows].view(Tensor) for part in self.dataset[0]]
+
+
+def test_a_loader_of_another_library_is_told_of(tmp_path, capsys, monkeypatch):
+    """Python makes its batches, by generators that nobody saves."""
+    has_it = SimpleNamespace(data=SimpleNamespace(DataLoader=DataLoader))
+    monkeypatch.setitem(sys.modules, "torch", SimpleNamespace(utils=has_it))
+    callback = ours(tmp_path / "run", verbose=1)
+    linear().fit(DataLoader(), shuffle=False, verbose=0, callbacks=[callback])
+    assert capsys.readouterr().out.startswith(
+        "If this run is resumed: a DataLoader is gone through anew"
     )
 
 

@@ -72,6 +72,16 @@ class Beginning:
     order: Order = field(default_factory=Order)
 
 
+# Of which something is saved, or more is known; Keras has others for loaders of batches
+# that other libraries make.
+_KNOWN_ADAPTERS = (
+    "ArrayDataAdapter",
+    "GeneratorDataAdapter",
+    "PyDatasetAdapter",
+    "TFDatasetAdapter",
+)
+
+
 class _FirstBatch:
     """The first batch that ``fit`` draws from a ``PyDataset``, seen as it passes by.
 
@@ -259,6 +269,12 @@ class FitData:
                 "a Python generator is drawn from anew on resume: exact if it gives "
                 "the same batches again, and callbacks draw from neither random nor "
                 "np.random"
+            )
+        if kind not in _KNOWN_ADAPTERS and self.is_python:
+            doubts.append(
+                f"a {type(self._given).__name__} is gone through anew on resume, and "
+                "the random generators that it draws from are not saved: exact if it "
+                "gives the same batches in every epoch"
             )
         if kind == "TFDatasetAdapter" and self.is_python:
             doubts.append(
