@@ -17,6 +17,7 @@ from loops import (
     CLASSES,
     FEATURES,
     Crash,
+    CrashAt,
     data,
     sequential,
     train,
@@ -452,8 +453,6 @@ def test_other_batch_size_is_refused_within_an_epoch(tmp_path):
 
 def test_fit_again_after_an_exception(tmp_path):
     """The same callback and model train on after a fit that died, as in a notebook."""
-    from loops import CrashAt
-
     keras.utils.set_random_seed(3)
     model = sequential()
     ours = PeriodicCheckpoint(tmp_path / "run", every_steps=3, verbose=0)
@@ -911,6 +910,32 @@ def test_a_loop_of_fits_over_one_data_set(tmp_path):
         return [weights.numpy().tolist() for weights in model.weights]
 
     assert loop(tmp_path / "run") == loop(None)
+
+
+@pytest.mark.parametrize("way", ["iterator", "replay"])
+def test_one_data_set_gone_through_anew_within_an_epoch(way, tmp_path):
+    """A replay alone finds its seeds moved on, by this very process, and says so."""
+
+    def cell(dataset, directory, crash_after=None):
+        keras.utils.set_random_seed(3)
+        model = linear()
+        ours = PeriodicCheckpoint(directory, every_steps=1, data_state=way, verbose=0)
+        members = [ours, CrashAt(crash_after)]
+        with ours:
+            history = model.fit(dataset, epochs=3, verbose=0, callbacks=members)
+        return history.history, ours.resume_point
+
+    def fresh():
+        keras.utils.set_random_seed(3)
+        return tf.data.Dataset.from_tensor_slices(data()).shuffle(50).batch(8)
+
+    expected, _ = cell(fresh(), tmp_path / "other")
+    dataset = fresh()
+    with pytest.raises(Crash):
+        cell(dataset, tmp_path / "run", crash_after=11)
+    found, point = cell(dataset, tmp_path / "run")
+    told = [each for each in point.report.not_restored if "order of the data" in each]
+    assert (found == expected) == (not told) == (way == "iterator")
 
 
 def test_other_data_than_the_iterators_are_refused(tmp_path):

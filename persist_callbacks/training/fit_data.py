@@ -836,10 +836,25 @@ class _Counted:
 
     def __iter__(self) -> Any:
         wanted, self._begin_with = self._begin_with, None
+        if wanted is not None and self._seeds_have_moved_on(wanted):
+            self.left_out.append(
+                "the order of the data: this process has begun the same data set anew "
+                "since, which has moved its seeds on, so that what comes is another "
+                "epoch's order; exact over a data set that is made anew"
+            )
         self.catch_up(*self._before, wanted)
         self.tally.iterators += 1
         self.beginning = self.beginning_now(self._random_before)
         return iter(self.data)
+
+    def _seeds_have_moved_on(self, wanted: Beginning) -> bool:
+        """Whether more were taken than there were, and no saved state brings them back.
+
+        As after a fit that was broken off in a notebook.
+        """
+        is_saved = wanted.seeds is not None or wanted.has_caches
+        is_ahead = self.tally.iterators > self._before[0]
+        return is_ahead and not is_saved and self._seeds.reshuffles
 
     def catch_up(self, iterators: int, drawn: int, beginning: Beginning | None) -> None:
         while self.tally.iterators < iterators:

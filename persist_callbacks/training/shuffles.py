@@ -71,6 +71,14 @@ class Seeds:
         self.hidden = any(_captures_datasets(part) for part in pipeline.parts(dataset))
 
     @property
+    def reshuffles(self) -> bool:
+        """Whether each epoch comes in another order."""
+        return any(
+            getattr(each.dataset, "_reshuffle_each_iteration", None) is not False
+            for each in self.holders
+        )
+
+    @property
     def fills_cache(self) -> bool:
         """Whether an order is kept in memory from the first epoch on."""
         return any(each.cached and each.made is not None for each in self.holders)

@@ -50,6 +50,15 @@ def test_holders(make, expected):
     assert found == expected
 
 
+def test_what_comes_in_one_order_alone():
+    """By `_reshuffle_each_iteration`, which is true where nobody said otherwise."""
+    assert Seeds(rows().shuffle(5).batch(4)).reshuffles
+    once = rows().shuffle(5, reshuffle_each_iteration=False)
+    assert not Seeds(once.batch(4)).reshuffles
+    assert Seeds(once.shuffle(3)).reshuffles
+    assert not Seeds(rows()).reshuffles
+
+
 def test_what_a_function_draws_from_is_hidden():
     """Its shuffles cannot be reached."""
     assert Seeds(in_function(rows().shuffle(3))).hidden
