@@ -25,6 +25,7 @@ from persist_callbacks.recovery import Recovery
 from persist_callbacks.saving import Saver, poisoned_weights
 from persist_callbacks.storage.store import Store
 from persist_callbacks.training import finiteness, learning_rates
+from persist_callbacks.training.variables import optimizers_of
 
 # A loss is a tensor; to read it waits for the step on a device that runs ahead.
 _SECONDS_BETWEEN_LOSSES = 1.0
@@ -207,7 +208,7 @@ def require_rates(on_nan: OnNan, model: Any) -> None:
     if on_nan.policy != "rollback" or on_nan.learning_rate == 1.0:
         return
     computed = learning_rates.computed(model)
-    if computed or not learning_rates.given(model):
+    if computed or not optimizers_of(model):
         names = ", ".join(computed)
         raise ArgumentError(
             "rollback_learning_rate",

@@ -1108,6 +1108,21 @@ def test_a_rollback_lowers_the_rate_of_each_optimizer(tmp_path, capsys):
     )
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.optimizers, "MultiOptimizer"), reason="Keras has none yet"
+)
+@pytest.mark.usefixtures("synchronous")
+def test_a_rollback_lowers_the_rates_within_a_multi_optimizer(tmp_path, capsys):
+    """It has no rate itself, and may learn its optimizers from the first step."""
+    one, two = keras.optimizers.SGD(0.2), keras.optimizers.Adam(0.4)
+    both = keras.optimizers.MultiOptimizer(lambda v: one if "kernel" in v.path else two)
+    options = {"on_nan": "rollback", "rollback_learning_rate": 0.5, "verbose": 1}
+    model = linear()
+    model.compile(both, model.loss)
+    train_poisoned(model, tmp_path, 5, **options)
+    assert "the learning rates are 0.1, 0.2 now" in capsys.readouterr().out
+
+
 def test_a_rate_that_a_rollback_cannot_lower_is_refused_before_training(tmp_path):
     """One that a schedule computes: after hours it would be too late to say so."""
     schedule = keras.optimizers.schedules.CosineDecay(0.1, 100)

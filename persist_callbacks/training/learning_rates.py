@@ -16,7 +16,7 @@ def given(model: Any) -> list[Any]:
     Args:
         model: the Keras model.
     """
-    rates = [optimizer.learning_rate for optimizer in optimizers_of(model)]
+    rates = [optimizer.learning_rate for optimizer in _with_rates(model)]
     variables = [rate for rate in rates if isinstance(rate, keras.Variable)]
     # One optimizer may wrap another, and has its rate.
     return list({id(rate): rate for rate in variables}.values())
@@ -30,9 +30,21 @@ def computed(model: Any) -> list[str]:
     """
     return [
         type(optimizer).__name__
-        for optimizer in optimizers_of(model)
+        for optimizer in _with_rates(model)
         if not isinstance(optimizer.learning_rate, keras.Variable)
     ]
+
+
+def _with_rates(model: Any) -> list[Any]:
+    """List the optimizers that have a rate: a ``MultiOptimizer`` has none of its own.
+
+    Those that it hands the variables to may not be known before it is built.
+    """
+    wrapped = [
+        getattr(optimizer, "inner_optimizer", optimizer)
+        for optimizer in optimizers_of(model)
+    ]
+    return [part for each in wrapped for part in getattr(each, "optimizers", [each])]
 
 
 def multiply(model: Any, factor: float, *, at_most: Sequence[float]) -> list[float]:
