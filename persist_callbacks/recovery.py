@@ -356,9 +356,11 @@ class Recovery:
         ]
         if asked.get(settings.RATE) in rates and settings.RATE in before:
             asked[settings.RATE] = before[settings.RATE]
+        # A rate that a schedule computes is no variable, nor is another setting.
+        was_saved = f"{settings.RATE} was "
         self._left_out["settings"] = [
             f"{difference}; what was saved goes on"
-            if "optimizer's" in difference
+            if rates and difference.startswith(was_saved)
             else difference
             for difference in settings.differences(before, asked)
         ]

@@ -1320,6 +1320,34 @@ def test_the_report_tells_how_much_work_was_lost(tmp_path):
     assert [event["lost"] for event in journal(run, "resumed")] == [2, 3, 0]
 
 
+@pytest.mark.usefixtures("synchronous")
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"learning_rate": 0.25}, "learning_rate was 0.5 and is 0.25 now; what was"),
+        ({"weight_decay": 0.5}, "weight_decay was 0.01 and is 0.5 now"),
+        ({"learning_rate_power": -0.4}, "learning_rate_power was -0.5 and is -0.4 now"),
+    ],
+)
+def test_another_optimizer_setting_is_told_of_as_what_it_is(change, said, tmp_path):
+    """Of them all, a learning rate alone is a variable that was saved."""
+
+    def script(*callbacks, **settings):
+        model = linear()
+        model.compile(keras.optimizers.Ftrl(**settings), model.loss)
+        fit(model, *callbacks)
+        return float(model.optimizer.learning_rate)
+
+    before = {"learning_rate": 0.5, "weight_decay": 0.01, "learning_rate_power": -0.5}
+    with pytest.raises(Crash):
+        script(ours(tmp_path, every_steps=3), CrashAt(5), **before)
+    again = ours(tmp_path)
+    assert script(again, **{**before, **change}) == 0.5
+    (told,) = again.resume_point.report.not_restored
+    assert told.startswith(f"the optimizer's {said}")
+    assert ("what was saved" in told) == ("learning_rate" in change)
+
+
 def test_what_cannot_be_certain_is_said_before_training_and_in_the_report(
     tmp_path, capsys
 ):
