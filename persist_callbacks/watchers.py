@@ -97,6 +97,10 @@ class GcePreemption:
 class AzureScheduledEvents:
     """Azure: a spot machine is to be evicted, or any machine redeployed or terminated.
 
+    All machines of a scale set or an availability set are told of each other's events;
+    the names in an event's ``Resources`` say which of them it is about. One that names
+    none counts, and so does any while this machine's own name cannot be learnt.
+
     Args:
         url: where the instance metadata service answers.
         seconds: between two looks.
@@ -105,6 +109,7 @@ class AzureScheduledEvents:
     def __init__(self, url: str = _LINK_LOCAL, *, seconds: float = 5.0) -> None:
         self.seconds = seconds
         self._url = url.rstrip("/")
+        self._name = ""
 
     def notice(self) -> str | None:
         """Return the first event that ends this machine."""
@@ -115,9 +120,23 @@ class AzureScheduledEvents:
         events = [] if answer is None else _json(answer).get("Events")
         for event in events if isinstance(events, list) else []:
             kind = event.get("EventType") if isinstance(event, dict) else None
-            if kind in ("Preempt", "Terminate", "Redeploy", "Reboot"):
+            if kind not in ("Preempt", "Terminate", "Redeploy", "Reboot"):
+                continue
+            if self._is_about_this_machine(event.get("Resources")):
                 return f"Azure's scheduled event {kind}"
         return None
+
+    def _is_about_this_machine(self, named: Any) -> bool:
+        if not isinstance(named, list) or not named:
+            return True
+        if not self._name:
+            answer = _ask(
+                f"{self._url}/metadata/instance/compute/name"
+                "?api-version=2021-02-01&format=text",
+                headers={"Metadata": "true"},
+            )
+            self._name = (answer or "").strip().casefold()
+        return not self._name or self._name in [str(each).casefold() for each in named]
 
 
 def _ask(

@@ -108,6 +108,28 @@ def test_what_is_announced(watcher, answers, notice, metadata):
     assert watcher(url).notice() == notice
 
 
+@pytest.mark.parametrize(
+    ("resources", "name", "counts"),
+    [
+        (["set_0", "set_3"], "set_3\n", True),
+        (["Set_3"], "set_3", True),
+        (["set_0"], "set_3", False),
+        (["set_0"], None, True),
+        ([], "set_3", True),
+        (None, "set_3", True),
+    ],
+)
+def test_an_event_of_another_machine_of_the_set(resources, name, counts, metadata):
+    """Azure tells all of them of it; what cannot be told apart counts."""
+    url, served = metadata
+    event = {"EventType": "Preempt", "Resources": resources}
+    served[AZURE] = {"Metadata": "true"}, json.dumps({"Events": [event]})
+    if name is not None:
+        path = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
+        served["GET", path] = {"Metadata": "true"}, name
+    assert (AzureScheduledEvents(url).notice() is not None) == counts
+
+
 def test_nobody_there():
     """A machine that is not in that cloud has no such server."""
     for watcher in (Ec2Spot, GcePreemption, AzureScheduledEvents):
