@@ -209,7 +209,8 @@ class Recovery:
                 advice=(
                     f"It was saved before batch {batch} of an epoch. Give fit the same "
                     "data and batch size, or resume from a checkpoint at the end of an "
-                    "epoch with persist_callbacks.resume and fit(initial_epoch=...)."
+                    "epoch with persist_callbacks.resume, fit(initial_epoch=...) and "
+                    "another directory for PeriodicCheckpoint."
                 ),
             )
         self._left_out["length"] = [

@@ -439,16 +439,27 @@ def test_damaged_newest_checkpoint_is_set_aside(tmp_path):
 def test_other_batch_size_is_refused_within_an_epoch(tmp_path):
     """A position between two batches means nothing for batches of another size."""
 
-    def smaller(model, members):
+    def smaller(model, members, **more):
         x, y = data()
-        return model.fit(x, y, batch_size=4, epochs=4, verbose=0, callbacks=members)
+        return model.fit(
+            x, y, batch_size=4, epochs=4, verbose=0, callbacks=members, **more
+        )
 
+    options = {"every_seconds": 1e-6, "keep_last": 9}
     with pytest.raises(Crash):
-        train(sequential, arrays, tmp_path / "run", crash_after=12, every_seconds=1e-6)
+        train(sequential, arrays, tmp_path / "run", crash_after=12, **options)
     before = sorted(p.name for p in (tmp_path / "run").iterdir())
-    with pytest.raises(DataMismatch, match="expected 7 batches in an epoch"):
+    with pytest.raises(DataMismatch, match=r"7 batches in an epoch.*another directory"):
         train(sequential, smaller, tmp_path / "run")
     assert sorted(p.name for p in (tmp_path / "run").iterdir()) == before
+
+    def as_advised(model, members):
+        point = resume(model, tmp_path / "run", checkpoint=7)
+        return smaller(model, members, initial_epoch=point.epoch)
+
+    found = train(sequential, as_advised, tmp_path / "other")
+    assert found.epochs == (1, 2, 3)
+    assert found.iterations == 7 + 3 * 13
 
 
 def test_fit_again_after_an_exception(tmp_path):

@@ -114,7 +114,8 @@ def require_whole(prefixes: Sequence[str], checkpoint: Path) -> None:
                 expected=f"the whole cache that {checkpoint} goes on with",
                 found=f"no {index.name}",
                 advice="Put its files back, or go on from a checkpoint at an epoch's "
-                "end with persist_callbacks.resume and fit(initial_epoch=...).",
+                "end with persist_callbacks.resume, fit(initial_epoch=...) and another "
+                "directory for PeriodicCheckpoint.",
             )
 
 

@@ -340,7 +340,8 @@ class Rewinder:
                     found=f"another: {_said_by(error)}",
                     advice="Give fit the same data, batch size and transformations as "
                     "before, or go on from a checkpoint at an epoch's end with "
-                    "persist_callbacks.resume and fit(initial_epoch=...).",
+                    "persist_callbacks.resume, fit(initial_epoch=...) and another "
+                    "directory for PeriodicCheckpoint.",
                 ) from error
             already_drawn = 0
         elif already_drawn > self._draws and self._fresh is not None:
