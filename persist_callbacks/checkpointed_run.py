@@ -400,11 +400,11 @@ class CheckpointedRun:
         """
         if self._fit is None:
             return True
-        if (over or recovery.ended_an_epoch) and not recovery.fits(self._model):
+        if (over or recovery.ended_an_epoch) and not recovery.made_to_fit(self._model):
             # Code of the user's, which may not be made for this.
             with contextlib.suppress(Exception):
                 model_building.build_all(self._model, self._fit.data.element_spec())
-        if model_building.is_built(self._model) or recovery.fits(self._model):
+        if model_building.is_built(self._model) or recovery.made_to_fit(self._model):
             return True
         if over:
             raise ModelNotBuilt(

@@ -276,10 +276,11 @@ class Recovery:
         self._left_out["variables"] = left_out + of_metrics
         return not left_out
 
-    def fits(self, model: Any) -> bool:
-        """Whether all that was saved, but for metrics, is there to be assigned to.
+    def made_to_fit(self, model: Any) -> bool:
+        """Give a compiled optimizer its variables, which costs little.
 
-        A compiled optimizer gets its variables first: that costs little.
+        Returns:
+            Whether all that was saved, but for metrics, is there to be assigned to.
         """
         self._build_optimizer(model, early=True)
         try:
