@@ -302,12 +302,12 @@ def test_a_normalization_computes_with_what_it_was_given(tmp_path):
     trained.fit(x, y, verbose=0, callbacks=[ours])
     model = normalizing(None)
     model.predict_on_batch(x)
-    model.test_on_batch(x, y)
+    model.evaluate(x, y, verbose=0)
     resume(model, tmp_path / "run")
     np.testing.assert_array_equal(
         model.predict_on_batch(x), trained.predict_on_batch(x)
     )
-    assert model.test_on_batch(x, y) == trained.test_on_batch(x, y)
+    assert model.evaluate(x, y, verbose=0) == trained.evaluate(x, y, verbose=0)
 
 
 def test_finished_run_gives_the_weights_that_the_user_was_left_with(tmp_path):
