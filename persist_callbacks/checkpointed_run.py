@@ -550,6 +550,9 @@ class CheckpointedRun:
         """Put the rest back after an epoch's steps, all of which were done."""
         assert self._fit is not None
         drawn: Collection[str] = ()
+        # Callbacks that begin a validation may have moved them again, as one that swaps
+        # averages in does by what it remembers, which is put back too.
+        recovery.put_back_variables(self._model, but=self._fit.data.variables())
         self._fit.data.forget_length()
         if not recovery.state.data.begins:
             self._fit.data.keep(self._iterator, recovery.state.data.drawn)

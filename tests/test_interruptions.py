@@ -183,6 +183,39 @@ def test_the_first_step_of_an_unbuilt_model_is_rehearsed_in_validation_too(tmp_p
     assert run_script(ours(tmp_path / "run")) == expected
 
 
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(
+    ("on_epoch", "inputs"), [(True, [keras.Input((FEATURES,))]), (False, [])]
+)
+def test_averages_that_are_swapped_in_for_a_validation(on_epoch, inputs, tmp_path):
+    """A rerun swaps them in before it knows that they are; not once more, after all."""
+
+    def run_script(*callbacks):
+        keras.backend.clear_session()
+        keras.utils.set_random_seed(3)
+        model = keras.Sequential([*inputs, keras.layers.Dense(1)])
+        model.compile(keras.optimizers.SGD(0.1, use_ema=True, ema_momentum=0.8), "mse")
+        swap = keras.callbacks.SwapEMAWeights(swap_on_epoch=on_epoch)
+        x, y = data()
+        history = model.fit(
+            *(x, y),
+            batch_size=8,
+            epochs=3,
+            validation_split=0.3,
+            verbose=0,
+            callbacks=[swap, *callbacks],
+        )
+        return outcome_of(model, history)
+
+    expected = run_script()
+    stop = At("on_test_batch_end", 3, raising("SIGTERM"))
+    with pytest.raises(SystemExit):
+        run_script(stop, ours(tmp_path / "run"))
+    again = ours(tmp_path / "run")
+    assert run_script(again) == expected
+    assert "before its validation" in again.resume_point.report.data
+
+
 @pytest.mark.parametrize(
     ("name", "error", "code"),
     [
