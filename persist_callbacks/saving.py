@@ -327,7 +327,8 @@ class Saver:
         reason = self._reason(position, at_epoch_end, epoch_seconds_left, score)
         if reason is not None and self._writer.busy:
             # What an epoch's end asks for cannot be had at a later step.
-            if reason not in (Reason.EPOCHS.value, "best"):
+            is_best = score is not None and self._is_best(score)
+            if reason != Reason.EPOCHS.value and not is_best:
                 return None
             self.wait()
         return reason

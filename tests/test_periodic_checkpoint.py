@@ -25,7 +25,7 @@ import pytest
 import tensorflow as tf
 
 from loops import CLASSES, FEATURES, Crash, CrashAt, data
-from persist_callbacks import PeriodicCheckpoint, resume
+from persist_callbacks import PeriodicCheckpoint, resume, saving
 from persist_callbacks.checkpointed_run import CheckpointedRun
 from persist_callbacks.errors import (
     ArgumentError,
@@ -245,6 +245,36 @@ def test_an_improvement_is_saved_whatever_the_triggers(tmp_path):
     # "score" is better when it is higher; an equal value is no improvement.
     assert saved == [(7, "best"), (14, "best"), (35, "finished")]
     assert kept_steps(run) == [14, 35]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"every_epochs": 1}, {7, 14, 21, 28}),
+        ({"monitor": "score", "mode": "min"}, {7, 14, 28}),
+    ],
+)
+def test_a_busy_writer_swallows_no_epoch(options, expected, tmp_path, monkeypatch):
+    """Nor the best one, though steps that can wait ask for the same boundary."""
+    write, begin = saving.write, threading.Event()
+
+    def held_up(*arguments):
+        # From each boundary in an epoch to the epoch's end, which waits for it.
+        begin.wait(60)
+        return write(*arguments)
+
+    wait = saving.Saver.wait
+
+    def release_and_wait(saver):
+        begin.set()
+        wait(saver)
+        begin.clear()
+
+    monkeypatch.setattr(saving, "write", held_up)
+    monkeypatch.setattr(saving.Saver, "wait", release_and_wait)
+    callback = ours(tmp_path, every_steps=1, keep_last=99, **options)
+    fit(linear(), callback, Scripted(3.0, 1.0, 2.0, 2.0), epochs=4)
+    assert expected <= set(kept_steps(tmp_path))
 
 
 def test_monitor_that_is_not_in_the_logs(tmp_path):

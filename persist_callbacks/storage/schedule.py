@@ -134,12 +134,13 @@ def _asked(triggers: Triggers, moment: Moment, past: Past) -> Reason | None:
     steps = moment.step - past.saved_step
     seconds = moment.now - past.saved_at if steps > 0 else 0.0
     epochs = moment.epoch - past.saved_epoch if moment.at_epoch_end else 0
+    # First what no later boundary can make up for.
+    if _reaches(epochs, triggers.every_epochs):
+        return Reason.EPOCHS
     if _reaches(steps, triggers.every_steps):
         return Reason.STEPS
     if _reaches(seconds, triggers.every_seconds):
         return Reason.SECONDS
-    if _reaches(epochs, triggers.every_epochs):
-        return Reason.EPOCHS
     return None
 
 

@@ -116,6 +116,7 @@ def test_an_epoch_end_is_due_though_its_last_step_was_saved() -> None:
     ("step", "after", "epoch", "at_end", "answer"),
     [
         (100, 1, 0, False, Reason.STEPS),
+        (100, 30, 1, True, Reason.EPOCHS),
         (1, 30, 0, False, Reason.SECONDS),
         (1, 1, 1, True, Reason.EPOCHS),
         (1, 1, 1, False, None),
