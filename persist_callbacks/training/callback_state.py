@@ -6,7 +6,6 @@ them, wherever it stands in the list; the dict holds what JSON can hold, and arr
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import functools
 import inspect
@@ -63,6 +62,7 @@ if _ORBAX is not None:
         "_last_batch_seen",
         "_total_batches_seen",
     )
+_SAVE_THE_BEST = tuple(filter(None, (keras.callbacks.ModelCheckpoint, _ORBAX)))
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def restore(
             for name in names or ():
                 if name in values:
                     setattr(callback, name, values[name])
-            if _ORBAX is not None and isinstance(callback, _ORBAX):
+            if isinstance(callback, _SAVE_THE_BEST):
                 _let_compare(callback)
             if step_has_begun and isinstance(callback, keras.callbacks.TensorBoard):
                 _write_of_step(callback)
@@ -158,14 +158,20 @@ def restore(
 
 
 def _let_compare(saves: Any) -> None:
-    """Let an OrbaxCheckpoint know which value is better, as it learns at epochs' ends.
+    """Let a callback that saves the best find out which value is the better one.
 
-    Within an epoch it takes that for known as soon as it has a best one.
+    Keras has it do so at the first epoch's end, and takes it for done before that as
+    soon as there is a best value.
     """
-    # Of a metric that is not built yet, it cannot be told.
-    with contextlib.suppress(ValueError):
-        if saves.best is not None and saves.monitor_op is None:
-            saves._set_monitor_op()
+    if saves.best is None or saves.monitor_op is not None:
+        return
+
+    def compare(value: Any, best: Any) -> Any:
+        # No earlier: the metric that tells may be built in the next step alone.
+        saves._set_monitor_op()
+        return saves.monitor_op(value, best)
+
+    saves.monitor_op = compare
 
 
 def values_of(saved: CallbackState, arrays: Mapping[str, Any]) -> dict[str, Any]:

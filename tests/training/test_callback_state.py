@@ -76,6 +76,29 @@ def test_model_checkpoint(tmp_path):
     assert new._last_batch_seen == 7
 
 
+def test_model_checkpoint_compares_within_its_first_epoch(tmp_path):
+    """By a metric that is built after its state was put back, as in a resumed run."""
+    path = tmp_path / "best.weights.h5"
+    options = {"save_best_only": True, "save_weights_only": True, "save_freq": 1}
+    old, new = (
+        keras.callbacks.ModelCheckpoint(path, monitor="accuracy", **options)
+        for _ in range(2)
+    )
+    old.best = 0.25
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse", metrics=["accuracy"])
+    new.set_model(model)
+    new.on_epoch_begin(3)
+    assert carry_over([old], [new]) == []
+    model.compute_metrics(None, np.ones((4, 1)), np.ones((4, 1)))
+    new.on_train_batch_end(0, {"accuracy": 0.125})
+    assert not path.exists()
+    new.on_train_batch_end(1, {"accuracy": 0.5})
+    assert path.exists()
+    new.on_epoch_end(3, {"accuracy": 0.125})
+    assert new.best == 0.5
+
+
 def saves_by_orbax(directory):
     """Make an OrbaxCheckpoint of this Keras', where there is one."""
     pytest.importorskip("orbax.checkpoint")
