@@ -39,6 +39,7 @@ from persist_callbacks.storage.store import Committed, Store
 from persist_callbacks.training import (
     callback_state,
     data_position,
+    directions,
     lasting_metrics,
     model_building,
     randomness,
@@ -71,7 +72,7 @@ class Options:
     triggers: Triggers
     keep: Keep
     monitor: str | None
-    lower_is_better: bool
+    lower_is_better: bool | None
     resume: Literal["auto", "must", "never"]
     on_error: Literal["warn", "raise"]
     data_state: data_position.Way
@@ -1026,9 +1027,11 @@ class CheckpointedRun:
         if monitor is None:
             return None
         if np.ndim(logs.get(monitor, ())) == 0:
-            value = float(logs[monitor])
-            return Score(monitor, value, self._options.lower_is_better)
-        if not self._monitor_missed:
+            lower = self._options.lower_is_better
+            if lower is None:
+                lower = directions.lower_is_better(self._model, monitor)
+            return Score(monitor, float(logs[monitor]), lower)
+        if not self._monitor_missed and not self._awaits_validation(monitor, logs):
             self._monitor_missed = True
             warnings.warn(
                 f"monitor={monitor!r} is not a number in the logs of the epoch, which "
@@ -1038,6 +1041,15 @@ class CheckpointedRun:
                 stacklevel=2,
             )
         return None
+
+    def _awaits_validation(self, monitor: str, logs: Logs) -> bool:
+        """Whether a value is of validations, and fit has done none in this epoch."""
+        validates = self._fit is not None and self._fit.validates_on is not None
+        return (
+            validates
+            and monitor.startswith("val_")
+            and not any(name.startswith("val_") for name in logs)
+        )
 
     def _watched(self) -> list[FitData]:
         data = None if self._fit is None else self._fit.data

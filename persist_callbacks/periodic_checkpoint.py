@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import math
 import os
-import re
 import weakref
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,12 +26,6 @@ from persist_callbacks.storage.schedule import Triggers
 from persist_callbacks.training.fit_loop import FitLoop, Logs, remove_stale_wrappers
 from persist_callbacks.watchers import Watcher
 
-# Whole words of a metric's name; a loss or an error is lower whatever else it is of.
-_HIGHER_IS_BETTER = re.compile(
-    r"(^|_)(\w*accuracy|acc|auc|precision|recall|f1|fbeta|f_score|iou|dice|r2|top_k|"
-    r"similarity|score)(_|\d|$)"
-)
-_LOWER_IS_BETTER = re.compile(r"(^|_)(\w*loss|\w*error|mse|mae|mape|msle)(_|\d|$)")
 # Runs that hold a directory: one of this thread whose fit died by an exception gives
 # way to the next, as in a notebook cell that is run again.
 _HOLDING: weakref.WeakValueDictionary[Path, CheckpointedRun] = (
@@ -81,7 +74,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         monitor: the key in Keras' logs that tells how good a model is, such as
             ``val_loss``. An epoch that improves on it is saved, whatever the triggers.
         mode: ``min`` or ``max``, which value of ``monitor`` is the better one; ``auto``
-            goes by its name.
+            goes by what Keras' metric of that name knows of itself, else by the name.
         resume: ``auto`` starts or goes on, ``must`` fails if there is nothing to go on
             from, ``never`` fails if there is something.
         on_error: when a checkpoint cannot be written, ``warn`` keeps training and tries
@@ -169,14 +162,6 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
         _whole("keep_last", keep_last, at_least=1)
         _whole("keep_best", keep_best, at_least=0)
         _span("keep_every_seconds", keep_every_seconds)
-        if mode == "auto":
-            name = monitor or ""
-            lower = (
-                _LOWER_IS_BETTER.search(name) is not None
-                or _HIGHER_IS_BETTER.search(name) is None
-            )
-        else:
-            lower = mode == "min"
         self._options = Options(
             path=path,
             triggers=Triggers(
@@ -191,7 +176,7 @@ class PeriodicCheckpoint(keras.callbacks.Callback):  # type: ignore[misc]
                 None if keep_every_seconds is None else _of_python(keep_every_seconds),
             ),
             monitor=monitor,
-            lower_is_better=lower,
+            lower_is_better=None if mode == "auto" else mode == "min",
             resume=resume,
             on_error=on_error,
             data_state=data_state,

@@ -83,12 +83,12 @@ def kept_steps(run):
 class Scripted(keras.callbacks.Callback):
     """Puts given values into the logs of the epochs, before ours reads them."""
 
-    def __init__(self, *values):
+    def __init__(self, *values, name="score"):
         super().__init__()
-        self._values = values
+        self._values, self._name = values, name
 
     def on_epoch_end(self, epoch, logs=None):
-        logs["score"] = self._values[epoch]
+        logs[self._name] = self._values[epoch]
 
 
 @pytest.mark.parametrize(
@@ -285,6 +285,27 @@ def test_monitor_that_is_not_in_the_logs(tmp_path):
     ) as caught:
         fit(linear(), ours(tmp_path / "run", monitor="val_los"), epochs=3)
     assert len([w for w in caught if w.category is PersistWarning]) == 1
+
+
+def test_an_epoch_without_validation_lacks_no_monitor(tmp_path):
+    """Where fit validates in every second one; a misspelt one is said after that."""
+    validates = {"validation_data": data(), "validation_freq": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", PersistWarning)
+        fit(linear(), ours(tmp_path / "run", monitor="val_loss"), **validates)
+    with pytest.warns(PersistWarning, match="which has: loss, val_loss"):
+        fit(linear(), ours(tmp_path / "other", monitor="val_los"), **validates)
+
+
+@pytest.mark.usefixtures("synchronous")
+def test_a_metric_of_keras_knows_which_value_is_better(tmp_path):
+    """The best one by mode="auto" is what Keras' own callbacks take for it."""
+    metric = keras.metrics.MeanMetricWrapper(lambda y, scores: y, name="hits")
+    metric._direction = "up"
+    callback = ours(tmp_path, every_epochs=1, keep_last=1, monitor="hits")
+    scripted = Scripted(0.2, 0.9, 0.5, name="hits")
+    fit(linear(metrics=[metric]), callback, scripted, epochs=3)
+    assert Store.open_for_reading(tmp_path).find("best").record.position.step == 14
 
 
 def test_resume_must_and_never(tmp_path):
