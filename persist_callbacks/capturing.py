@@ -49,7 +49,7 @@ class Boundary:
         score: the monitored value, at the end of an epoch.
         stopped: whether training was told to stop.
         epochs: how many were asked for.
-        in_validation: whether the epoch's validation comes next.
+        in_validation: whether the epoch's validation comes next, or else its end.
         settings: what the script has asked for.
         validation: what the next iterator over the validation data begins with.
     """

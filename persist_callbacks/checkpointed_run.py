@@ -130,8 +130,10 @@ class CheckpointedRun:
         self._epoch_ended = False
         self._score: Score | None = None
         self._last: Snapshot | None = None
-        # Taken when a validation begins: all that it may have to be stopped with.
+        # Taken when an epoch's steps are done: all that a validation may have to be
+        # stopped with, and an exception leaves.
         self._held: Snapshot | None = None
+        self._has_validated = False
         self._rewinder: data_position.Rewinder | None = None
         self._rehearsed = 0
         self._resumed_at = ""
@@ -149,6 +151,7 @@ class CheckpointedRun:
         )
         self._doubts = Doubts(self._model, self._siblings, loop)
         self._tails = (_AfterOthers(self), _AfterTails(self))
+        self._head = _BeforeOthers(self)
         self._store = Store.open_for_writing(
             options.path, versions=environment.versions()
         )
@@ -332,6 +335,7 @@ class CheckpointedRun:
         self._meta_graph()
         self._doubts.training_begins()
         if self._fit is not None:
+            self._fit.run_first(self._head)
             self._fit.data.watch(self._ids_of_saved)
         recovery = self._recovery
         if recovery is None:
@@ -429,7 +433,7 @@ class CheckpointedRun:
             self._batch = 0
         if not self._trained and self.resume_point is None and self._recovery is None:
             self._saver.begin_at(epoch)
-        self._epoch = epoch
+        self._epoch, self._has_validated = epoch, False
         self._epoch_began_at = time.monotonic()
         self._refresh_due = True
 
@@ -547,7 +551,7 @@ class CheckpointedRun:
         self._last_logs = recovery.last_logs()
         self._resumed(recovery)
 
-    def _resume_in_validation(self, recovery: Recovery) -> None:
+    def _resume_after_steps(self, recovery: Recovery) -> None:
         """Put the rest back after an epoch's steps, all of which were done."""
         assert self._fit is not None
         drawn: Collection[str] = ()
@@ -750,16 +754,17 @@ class CheckpointedRun:
         for doubt in doubts:
             self._say(f"{when}: {doubt}.")
 
-    # -- validation -----------------------------------------------------------------
+    # -- between an epoch's steps and its end -----------------------------------------
 
     def validation_begins(self) -> None:
         """Take or put back what there is between an epoch's steps and its end."""
         if self._fit is None:
             return
         self._saver.pause()
+        self._has_validated = True
         begun = self._recovery is not None and self._recovery.state.in_validation
         if self._recovery is not None and begun:
-            self._resume_in_validation(self._recovery)
+            self._resume_after_steps(self._recovery)
         if self._validation is None and self._fit.validation_data is not None:
             # It may reshuffle too.
             self._validation = validation = self._fit.validation_data
@@ -779,13 +784,7 @@ class CheckpointedRun:
             validation.watch(self._ids_of_saved, self._fit.data)
             if self.resume_point is not None:
                 self._tell_of(validation.order_doubts())
-        listens = self._recovery is None and self._interruptions.is_listening
-        # Stopped within the epoch, fit has steps of it left, or the end to tell of.
-        if listens and self._has_reached_end(self._fit):
-            data = self._fit.data
-            self._held = self._saver.take_in_case(
-                lambda: self._take_in_validation(data)
-            )
+        self._hold(self._fit)
         self._validated = dataclasses.replace(
             self._validated, validation_drawn=self._validated.validation_drawn + 1
         )
@@ -796,11 +795,29 @@ class CheckpointedRun:
         if held is not None:
             self._answerer.answer_stop(self._step, held.complete, self.release)
 
-    def _take_in_validation(self, data: FitData) -> Snapshot:
+    def epoch_is_ending(self) -> None:
+        """Do the same where fit has not validated, before any callback's epoch end."""
+        if self._fit is None:
+            return
+        self._saver.pause()
+        if self._recovery is not None and self._recovery.state.in_validation:
+            # Maybe the script validates no more.
+            self._resume_after_steps(self._recovery)
+        elif not self._has_validated:
+            self._hold(self._fit)
+
+    def _hold(self, fit: FitLoop) -> None:
+        """Take a snapshot in case that the program ends before the epoch does."""
+        data = fit.data
+        # Stopped within the epoch, fit has steps of it left, or the end to tell of.
+        if self._recovery is None and self._has_reached_end(fit):
+            self._held = self._saver.take_in_case(lambda: self._take_after_steps(data))
+
+    def _take_after_steps(self, data: FitData) -> Snapshot:
         """Take a snapshot after the epoch's last step.
 
         By now fit may have made an iterator that it will not use, and has told the data
-        of the epoch's end; a resumed one does so again.
+        of the epoch's end, and those of a validation; a resumed one does so again.
         """
         waiting = data.waiting_iterator
         extra = waiting is not None and waiting is not self._iterator
@@ -810,7 +827,7 @@ class CheckpointedRun:
             passed,
             iterators=passed.iterators - extra,
             epochs=passed.epochs - 1,
-            validation_epochs=told - bool(told),
+            validation_epochs=told - (self._has_validated and told > 0),
         )
         iterator, drawn = self._iterator, self._drawn
         if data.kept_iterator is not iterator:
@@ -842,9 +859,6 @@ class CheckpointedRun:
             self._again.forget_tensors()
             self._again = None
         self._saver.pause()
-        if self._recovery is not None and self._recovery.state.in_validation:
-            # The script validates no more.
-            self._resume_in_validation(self._recovery)
         # Metrics and callbacks have seen the end of an epoch that has none: no
         # checkpoint of it would be exact, and the last one is.
         self._cut_short = self._is_cut_short()
@@ -932,8 +946,9 @@ class CheckpointedRun:
     def release(self, *, within: float | None = None) -> None:
         """Finish the write in flight; leave directory and model as they were found.
 
-        A validation that an exception has ended is saved as it began, and a train end
-        as the last epoch ended. After a second Ctrl-C nothing is written any more.
+        A validation or an epoch's end that an exception has ended is saved as it began,
+        and a train end as the last epoch ended. After a second Ctrl-C nothing is
+        written any more.
 
         Args:
             within: seconds after which a write is given up; None for no such limit.
@@ -967,7 +982,7 @@ class CheckpointedRun:
         self._loop.unwrap_train_function()
         self._loop.unmute_batches()
         self._loop.forget_start()
-        self._loop.drop_tails(self._tails)
+        self._loop.drop_tails((self._head, *self._tails))
 
     # -- small things -----------------------------------------------------------------
 
@@ -1086,6 +1101,16 @@ class CheckpointedRun:
             environment.say(message)
 
 
+@contextlib.contextmanager
+def _releasing(run: CheckpointedRun) -> Iterator[None]:
+    """Let go of directory and model when the loop ends by an error of ours."""
+    try:
+        yield
+    except BaseException:
+        run.release()
+        raise
+
+
 class _AfterOthers(Tail):
     """Calls a run back after every other callback has had its hook."""
 
@@ -1094,27 +1119,27 @@ class _AfterOthers(Tail):
         self._run = run
 
     def on_train_begin(self, logs: Logs | None = None) -> None:
-        with self._releasing():
+        with _releasing(self._run):
             self._run.after_train_begin()
 
     def on_train_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        with self._releasing():
+        with _releasing(self._run):
             self._run.step_begins(batch)
 
     def on_epoch_begin(self, epoch: int, logs: Logs | None = None) -> None:
-        with self._releasing():
+        with _releasing(self._run):
             self._run.see_to_train_function()
 
     def on_test_begin(self, logs: Logs | None = None) -> None:
-        with self._releasing():
+        with _releasing(self._run):
             self._run.validation_begins()
 
     def on_test_batch_begin(self, batch: int, logs: Logs | None = None) -> None:
-        with self._releasing():
+        with _releasing(self._run):
             self._run.validation_step_begins()
 
     def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
-        with self._releasing():
+        with _releasing(self._run):
             self._run.epoch_ends(epoch, logs or {})
 
     def on_train_end(self, logs: Logs | None = None) -> None:
@@ -1124,14 +1149,17 @@ class _AfterOthers(Tail):
             self._run.let_signals_go()
             raise
 
-    @contextlib.contextmanager
-    def _releasing(self) -> Iterator[None]:
-        """Let go of directory and model when the loop ends by an error of ours."""
-        try:
-            yield
-        except BaseException:
-            self._run.release()
-            raise
+
+class _BeforeOthers(Tail):
+    """Calls a run back before any other callback has had its epoch end."""
+
+    def __init__(self, run: CheckpointedRun) -> None:
+        super().__init__(_RANK)
+        self._run = run
+
+    def on_epoch_end(self, epoch: int, logs: Logs | None = None) -> None:
+        with _releasing(self._run):
+            self._run.epoch_is_ending()
 
 
 class _AfterTails(Tail):

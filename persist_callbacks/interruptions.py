@@ -113,11 +113,6 @@ class Interruptions:
         """Whether it has not been closed yet."""
         return not self._closing.is_set()
 
-    @property
-    def is_listening(self) -> bool:
-        """Whether a request to stop can come in."""
-        return bool(self._before or self._watchers)
-
     def open(self) -> None:
         """Begin to listen."""
         if self._signals and threading.current_thread() is threading.main_thread():

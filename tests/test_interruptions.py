@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 import warnings
+import weakref
 from pathlib import Path
 
 import keras
@@ -28,6 +29,7 @@ from persist_callbacks import (
     periodic_checkpoint,
     saving,
 )
+from persist_callbacks.capturing import Capturer
 from persist_callbacks.errors import ArgumentError, PersistWarning, PoisonedWeights
 from persist_callbacks.records import Position
 from persist_callbacks.storage.schedule import Triggers
@@ -88,7 +90,7 @@ def ours(run, **options):
     return PeriodicCheckpoint(run, **options)
 
 
-def fit(*callbacks, epochs=3, source=None):
+def fit(*callbacks, epochs=3, source=None, every=1, **more):
     """Three epochs of seven steps with validation, as a script from its first line."""
     keras.backend.clear_session()
     keras.utils.set_random_seed(3)
@@ -97,15 +99,21 @@ def fit(*callbacks, epochs=3, source=None):
     history = model.fit(
         rows.shuffle(50).batch(8) if source is None else source(rows),
         epochs=epochs,
-        validation_data=rows.shuffle(50).take(24).batch(8),
+        validation_data=rows.shuffle(50).take(24).batch(8) if every else None,
+        validation_freq=every or 1,
         callbacks=list(callbacks),
         verbose=0,
+        **more,
     )
     return outcome_of(model, history)
 
 
 def unknown_length(rows):
     return rows.shuffle(50).filter(lambda x, y: x[0] > -9.0).batch(8)
+
+
+def endless(rows):
+    return rows.shuffle(50).batch(8).repeat()
 
 
 def twice_inside(rows):
@@ -547,7 +555,7 @@ def test_an_exception_in_a_validation_loses_nothing(ends, tmp_path):
             with ours(run, every_epochs=9) as callback:
                 fit(stop, callback)
     else:
-        callback = ours(run, every_epochs=9)
+        callback = ours(run, every_epochs=9, save_on_signal=False)
         with pytest.raises(ValueError, match="own") as raised:
             fit(stop, callback)
         callback.close()
@@ -556,6 +564,58 @@ def test_an_exception_in_a_validation_loses_nothing(ends, tmp_path):
     again = ours(run)
     assert fit(again) == expected
     assert again.resume_point.step == 2 * BATCHES
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.filterwarnings("ignore:Your input ran out of data:UserWarning")
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"every": 0},
+        {"every": 3},
+        {"every": 0, "source": unknown_length},
+        {"every": 0, "source": twice_inside},
+        {"every": 0, "source": endless, "steps_per_epoch": BATCHES},
+    ],
+)
+def test_an_exception_at_an_epochs_end_loses_nothing(options, tmp_path):
+    """Where the epoch has no validation; the callbacks' epoch ends are done again."""
+
+    def plateau():
+        return keras.callbacks.ReduceLROnPlateau("loss", patience=1, min_delta=9.0)
+
+    def fail():
+        raise ValueError("a callback's own")
+
+    expected = fit(plateau(), **options)
+    callback = ours(tmp_path, save_on_signal=False)
+    with pytest.raises(ValueError, match="own"), callback:
+        fit(callback, plateau(), At("on_epoch_end", 2, fail), **options)
+    assert [event["reason"] for event in journal(tmp_path, "saved")] == ["exception"]
+    again = ours(tmp_path)
+    assert fit(again, plateau(), **options) == expected
+    assert again.resume_point.step == 2 * BATCHES
+
+
+def test_what_is_taken_in_case_is_let_go_at_the_epochs_end(tmp_path, monkeypatch):
+    """One set of references an epoch, that no step has to copy behind."""
+    taken, take = [], Capturer.take
+
+    def noted(*arguments, in_case=False, **options):
+        snapshot = take(*arguments, in_case=in_case, **options)
+        taken.append((in_case, weakref.ref(snapshot)))
+        return snapshot
+
+    monkeypatch.setattr(Capturer, "take", noted)
+    alive = []
+
+    class Looks(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            alive.extend(each for _, each in taken if each() is not None)
+
+    fit(ours(tmp_path), Looks(), every=0)
+    assert [in_case for in_case, _ in taken] == [True, True, True, False]
+    assert alive == []
 
 
 @pytest.mark.usefixtures("deterministic", "processes_apart")

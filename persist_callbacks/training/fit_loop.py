@@ -66,7 +66,7 @@ class Step(Protocol):
 
 
 class Tail(keras.callbacks.Callback):  # type: ignore[misc]
-    """A callback that runs after all others, whatever the user's order was.
+    """A callback that runs after all others, whatever the user's order was; or before.
 
     ``CallbackList`` goes through a plain list, so one that is appended while
     ``on_train_begin`` is under way is reached at the end of that very round.
@@ -193,6 +193,13 @@ class FitLoop:
         ):
             at -= 1
         members.insert(at, tail)
+
+    def run_first(self, tail: Tail) -> None:
+        """Let one run before every callback, from the hook after the present one on."""
+        tail.set_model(self._model)
+        tail.set_params(self._list.params)
+        # A new list: a running round would come to the present one once more.
+        self._list.callbacks = [tail, *self._list.callbacks]
 
     def drop_tails(self, tails: Iterable[Tail]) -> None:
         """Take tails out again; safe while the list is being gone through."""

@@ -37,7 +37,7 @@ class TrainingState:
         epochs: how many were asked for.
         replaced_at_end: keys that have another value under ``before_train_end/``.
         in_validation: whether all steps of the epoch are done and its validation comes
-            next.
+            next, or else what callbacks do at its end.
         settings: what the script had asked for, see `settings`.
         version: of this record's format.
     """

@@ -140,6 +140,26 @@ def test_tails_run_last_and_by_rank():
     assert [who for name, who in order if name == "on_train_begin"] == [0, 10, 20]
 
 
+def test_one_that_runs_first():
+    """In every hook after the present one, before whoever was first in the list."""
+    order = []
+
+    class First(Tail):
+        def on_train_begin(self, logs=None):
+            order.append("too early")
+
+        def on_epoch_end(self, epoch, logs=None):
+            order.append("ours")
+
+    fit(
+        linear(),
+        At(on_epoch_end=lambda me: order.append("theirs")),
+        At(on_train_begin=lambda me: FitLoop.around(me).run_first(First(0))),
+        steps_per_epoch=1,
+    )
+    assert order == ["ours", "theirs"]
+
+
 def test_a_tail_that_is_there_already_does_not_cut_off_later_ones():
     """A list that serves two fits: the second callback's tail is reached as well."""
     order = []
