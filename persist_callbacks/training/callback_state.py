@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import functools
 import inspect
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -62,6 +63,15 @@ if _ORBAX is not None:
         "_last_batch_seen",
         "_total_batches_seen",
     )
+# What tells two callbacks of one class apart.
+_ABOUT = {
+    "monitor": "monitor",
+    "mode": "mode",
+    "filepath": "path",
+    "directory": "path",
+    "filename": "path",
+    "log_dir": "path",
+}
 _SAVE_THE_BEST = tuple(filter(None, (keras.callbacks.ModelCheckpoint, _ORBAX)))
 
 
@@ -70,14 +80,17 @@ class CallbackState:
     """One callback's state.
 
     Args:
-        kind: the class's name; with `occurrence` it finds the callback again.
+        kind: the class's name; with `about` it finds the callback again.
         occurrence: which of the callbacks of that class it is, from 0.
         state: JSON-ready values.
+        about: ``monitor``, ``mode`` and ``path`` of a callback that has these; None
+            where an older version has not written it: then `occurrence` tells.
     """
 
     kind: str
     occurrence: int
     state: dict[str, Any]
+    about: dict[str, str] | None = None
 
 
 def capture(callbacks: Iterable[Any]) -> tuple[list[CallbackState], dict[str, Any]]:
@@ -107,7 +120,7 @@ def capture(callbacks: Iterable[Any]) -> tuple[list[CallbackState], dict[str, An
             continue
         where = f"callbacks/{kind}/{occurrence}"
         state = json_values.encode(values, where=where, arrays=arrays)
-        states.append(CallbackState(kind, occurrence, state))
+        states.append(CallbackState(kind, occurrence, state, _about(callback)))
     return states, arrays
 
 
@@ -129,14 +142,16 @@ def restore(
     Returns:
         A sentence for each state or callback that has no counterpart.
     """
-    waiting = {(state.kind, state.occurrence): state for state in states}
+    states, counted = list(states), list(_counted(callbacks))
+    found = _matched(counted, states)
     left_out = []
-    for kind, occurrence, callback in _counted(callbacks):
-        saved = waiting.pop((kind, occurrence), None)
+    for kind, occurrence, callback in counted:
+        saved = found.get((kind, occurrence))
         protocol, names = _has_protocol(callback), _attributes_of(callback)
         if saved is None:
             if protocol or names is not None:
-                left_out.append(f"{kind} was not there when the checkpoint was made")
+                name = _named(kind, _about(callback))
+                left_out.append(f"{name} was not there when the checkpoint was made")
             continue
         values = values_of(saved, arrays)
         if isinstance(callback, keras.callbacks.CSVLogger):
@@ -153,8 +168,63 @@ def restore(
                 _let_compare(callback)
             if step_has_begun and isinstance(callback, keras.callbacks.TensorBoard):
                 _write_of_step(callback)
-    left_out += [f"{kind} is not among the callbacks any more" for kind, _ in waiting]
+    used = {id(saved) for saved in found.values()}
+    left_out += [
+        f"{_named(saved.kind, saved.about)} is not among the callbacks any more"
+        for saved in states
+        if id(saved) not in used
+    ]
     return left_out
+
+
+def _matched(
+    counted: Iterable[tuple[str, int, Any]], states: Iterable[CallbackState]
+) -> dict[tuple[str, int], CallbackState]:
+    """Find each callback's state: that of the same file if there is one.
+
+    What has decided by another value is nobody's. A path may be another one, as where a
+    run was moved.
+    """
+    waiting, found = list(states), {}
+    for suits in (_is_equal, _is_alike):
+        for kind, occurrence, callback in counted:
+            if (kind, occurrence) in found:
+                continue
+            about = _about(callback)
+            for saved in waiting:
+                by_place = saved.about is None and saved.occurrence == occurrence
+                by_what = saved.about is not None and suits(saved.about, about)
+                if saved.kind == kind and (by_place or by_what):
+                    found[kind, occurrence] = saved
+                    waiting.remove(saved)
+                    break
+    return found
+
+
+def _is_equal(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return one == other
+
+
+def _is_alike(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    modes = {each.get("mode") for each in (one, other)}
+    return one.get("monitor") == other.get("monitor") and modes != {"min", "max"}
+
+
+def _about(callback: Any) -> dict[str, str]:
+    """Tell by what a callback decides, and where it writes."""
+    held = vars(callback)
+    return {
+        name: os.fsdecode(held[attribute])
+        for attribute, name in _ABOUT.items()
+        if isinstance(held.get(attribute), (str, os.PathLike))
+    }
+
+
+def _named(kind: str, about: Mapping[str, str] | None) -> str:
+    monitor, mode = ((about or {}).get(name) for name in ("monitor", "mode"))
+    if monitor is None:
+        return kind
+    return f"{kind} of {monitor}" + (f" ({mode})" if mode in ("min", "max") else "")
 
 
 def _let_compare(saves: Any) -> None:

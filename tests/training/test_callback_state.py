@@ -21,7 +21,7 @@ from persist_callbacks.training.callback_state import CallbackState, ForgottenSt
 def through_json(states):
     """The states as a checkpoint gives them back."""
     return [
-        CallbackState(s.kind, s.occurrence, json.loads(json.dumps(s.state)))
+        CallbackState(s.kind, s.occurrence, json.loads(json.dumps(s.state)), s.about)
         for s in states
     ]
 
@@ -207,8 +207,57 @@ def test_what_has_no_counterpart_is_said():
     left_out = carry_over([stopping(), Averages()], [Averages(), Averages()])
     assert left_out == [
         "Averages was not there when the checkpoint was made",
-        "EarlyStopping is not among the callbacks any more",
+        "EarlyStopping of val_loss is not among the callbacks any more",
     ]
+
+
+def saving(path, monitor, mode="auto"):
+    return keras.callbacks.ModelCheckpoint(path, monitor, mode=mode)
+
+
+def test_each_gets_what_was_decided_by_its_own_value(tmp_path):
+    """Though another one of its class was put in front, or its file was moved."""
+    one, other = tmp_path / "one.keras", tmp_path / "other.keras"
+    old = [saving(one, "val_loss"), saving(other, "val_loss"), saving(one, "acc")]
+    for best, each in enumerate(old):
+        each.best = best
+    new = [
+        saving(tmp_path / "new.keras", "val_auc", "max"),
+        saving(tmp_path / "moved.keras", "acc", "max"),
+        saving(other, "val_loss"),
+        saving(tmp_path / "one_moved.keras", "val_loss", "min"),
+    ]
+    begins = new[0].best
+    assert carry_over(old, new) == [
+        "ModelCheckpoint of val_auc (max) was not there when the checkpoint was made"
+    ]
+    assert [each.best for each in new] == [begins, 2, 1, 0]
+
+
+def test_another_value_to_decide_by_begins_anew():
+    """Patience and a best value of something else would mean nothing."""
+    old, new, turned = (
+        keras.callbacks.EarlyStopping(monitor, mode=mode)
+        for monitor, mode in (("loss", "min"), ("acc", "max"), ("loss", "max"))
+    )
+    old.wait, old.best = 2, 0.5
+    for other, name in ((new, "acc (max)"), (turned, "loss (max)")):
+        other.on_train_begin()
+        assert carry_over([old], [other]) == [
+            f"EarlyStopping of {name} was not there when the checkpoint was made",
+            "EarlyStopping of loss (min) is not among the callbacks any more",
+        ]
+        assert other.wait == 0
+
+
+def test_a_state_that_does_not_say_what_it_is_of_goes_by_its_place():
+    """As older versions have written it."""
+    old, new = [stopping(), stopping()], [stopping(), stopping()]
+    old[1].wait = 1
+    states, arrays = callback_state.capture(old)
+    states = [CallbackState(s.kind, s.occurrence, s.state) for s in states]
+    assert callback_state.restore(new, states, arrays) == []
+    assert [each.wait for each in new] == [0, 1]
 
 
 def test_state_that_json_cannot_hold():
