@@ -222,14 +222,14 @@ def test_each_gets_what_was_decided_by_its_own_value(tmp_path):
     for best, each in enumerate(old):
         each.best = best
     new = [
-        saving(tmp_path / "new.keras", "val_auc", "max"),
+        saving(tmp_path / "new.keras", "val_auc"),
         saving(tmp_path / "moved.keras", "acc", "max"),
         saving(other, "val_loss"),
         saving(tmp_path / "one_moved.keras", "val_loss", "min"),
     ]
     begins = new[0].best
     assert carry_over(old, new) == [
-        "ModelCheckpoint of val_auc (max) was not there when the checkpoint was made"
+        "ModelCheckpoint of val_auc was not there when the checkpoint was made"
     ]
     assert [each.best for each in new] == [begins, 2, 1, 0]
 
