@@ -191,12 +191,11 @@ def _matched(
             if (kind, occurrence) in found:
                 continue
             about = _about(callback)
-            for saved in waiting:
+            for at, saved in enumerate(waiting):
                 by_place = saved.about is None and saved.occurrence == occurrence
                 by_what = saved.about is not None and suits(saved.about, about)
                 if saved.kind == kind and (by_place or by_what):
-                    found[kind, occurrence] = saved
-                    waiting.remove(saved)
+                    found[kind, occurrence] = waiting.pop(at)
                     break
     return found
 
