@@ -294,7 +294,7 @@ def _constants_from_variables(model: Any) -> Iterator[None]:
     layers = [
         layer
         for layer in model._flatten_layers(include_self=False)
-        if isinstance(layer, keras.layers.Normalization)
+        if isinstance(layer, keras.layers.Normalization) and layer.built
     ]
     constants = [(layer.mean, layer.variance) for layer in layers]
     try:

@@ -416,6 +416,14 @@ def test_a_normalization_has_its_variables() -> None:
     assert not any(np.isin(values[graph.variables[0].name], np.asarray(mean)))
 
 
+def test_a_normalization_that_nothing_calls() -> None:
+    """It has no constants yet, nor variables."""
+    x = keras.Input((3,))
+    model = keras.Model(x, L.Dense(2)(x))
+    model.spare = L.Normalization()
+    assert len(zoo.traced(lambda: model).graph.variables) == 2
+
+
 def test_variables_are_keyed_and_sorted() -> None:
     """Only what inference reads is listed, by checkpoint key, one node each."""
     model = zoo.nested()  # calls one inner model twice: its kernel is captured once
