@@ -36,7 +36,8 @@ class _Affine:
         source: the tensor.
         scale: what it is multiplied by.
         shift: what is added to the product.
-        first: what is added before anything is multiplied; in the shift too.
+        first: what is added before anything is multiplied, where that is finite; in
+            the shift too.
         length: how many nodes it is made of.
     """
 
@@ -92,7 +93,7 @@ def merge_affine_chains(graph_def: Any) -> Any:
             scale, shift = before.scale, before.shift
             first = before.first
             if np.all(scale == 1) and np.all(step.scale == 1):
-                first = first + step.shift
+                first = first + step.first
             step = _Affine(
                 before.source,
                 scale * step.scale,
@@ -147,16 +148,24 @@ def _step(
             return None
         number = number.reshape(-1)
     if node.op in ("Add", "AddV2", "BiasAdd"):
-        return _Affine(source, np.asarray(one), number, number)
+        return _Affine(source, np.asarray(one), number, _finite(number))
     if node.op == "Mul":
+        if np.any(np.isinf(number)):
+            # Times the nothing that is added, that would be no number.
+            return None
         return _Affine(source, number, np.asarray(zero), np.asarray(zero))
     if node.op == "Sub":
         if first:
-            return _Affine(source, np.asarray(one), -number, -number)
+            return _Affine(source, np.asarray(one), -number, _finite(-number))
         return _Affine(source, np.asarray(-one), number, np.asarray(zero))
     if not first or not np.all(number):
         return None
     return _Affine(source, np.asarray(1 / number), np.asarray(zero), np.asarray(zero))
+
+
+def _finite(number: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Leave out what a mask adds: nothing can be taken off an infinity again."""
+    return np.where(np.isfinite(number), number, 0.0)
 
 
 def _is_plain(

@@ -176,6 +176,29 @@ def test_what_is_taken_off_large_numbers_is_taken_off_first(
     assert kinds(merge_affine_chains(after)) == ops
 
 
+MASK = np.array([-np.inf, 0, 0, 2000], np.float32)
+
+
+@pytest.mark.parametrize(
+    ("build", "ops"),
+    [
+        (lambda x: (x + 1.0 + MASK) / 0.7, ["Mul", "AddV2", "Mul", "AddV2"]),
+        (
+            lambda x: tf.nn.relu(x) * 0 + (x + MASK),
+            ["Relu", "Mul", "Mul", "AddV2", "Mul", "AddV2", "AddV2"],
+        ),
+        (lambda x: x * 2.0 * np.float32(np.inf), ["Mul", "Mul"]),
+    ],
+    ids=["tempered", "read by others", "product"],
+)
+def test_infinities(build: Any, ops: list[str]) -> None:
+    """What masks a channel masks it still, and makes no NaN of any."""
+    before = graph_of(build)
+    after = merge_affine_chains(before)
+    assert kinds(after) == ops
+    np.testing.assert_allclose(run(after), run(before), rtol=1e-6)
+
+
 def test_trained_batch_norms_after_biases() -> None:
     """After biases that are not zero any more, a batch norm folds all the same."""
     x = keras.Input((8, 8, 3))
