@@ -26,6 +26,7 @@ _RESULT_BEFORE = {
     "VarIsInitializedOp": "is_initialized",
 }
 _PYTHON = frozenset({"PyFunc", "PyFuncStateless", "EagerPyFunc"})
+_CUDNN = "Cudnn"
 _INSIDE_TABLES = "Do this step in the data pipeline, and export the model without it."
 
 
@@ -256,6 +257,8 @@ class Rewriter:
         """Refuse a node that reads no variable of ours and cannot be frozen itself."""
         if node.op in _PYTHON or nd.op_definition(node.op) is None:
             raise refusal(node, where)
+        if node.op.startswith(_CUDNN):
+            raise refusal(node, where)
         if nd.keeps_state(node) or any(True for _ in nd.function_attributes(node)):
             raise refusal(node, where)
 
@@ -348,6 +351,13 @@ def refusal(node: Any, where: str) -> UnsupportedGraph:
     elif node.op in _PYTHON:
         found = "Python code"
         advice = "Write the step in TensorFlow or keras.ops."
+    elif node.op.startswith(_CUDNN):
+        found = "a recurrent layer that NVIDIA's GPUs alone can compute"
+        advice = (
+            "Build the layer with use_cudnn=False, or in TensorFlow 1 as a "
+            "CudnnCompatibleLSTMCell or CudnnCompatibleGRUCell, and save its graph "
+            "again."
+        )
     elif nd.op_definition(node.op) is None:
         found = "an op that this TensorFlow does not know"
         advice = "Load the library that registers it first."

@@ -67,7 +67,7 @@ def trace(
             advice="Begin the model with keras.Input, or call it on a batch first.",
         )
     told_inputs, told_outputs = _told_names(model)
-    with _names_of_a_fresh_process(model) as own_names:
+    with _names_of_a_fresh_process(model) as own_names, _without_cudnn(model):
         taken_in = _inputs_of(model, specs)
         original_names: dict[str, str] = {}
         taken: set[str] = set()
@@ -95,7 +95,8 @@ def run_live(
 ) -> dict[str, np.ndarray[Any, Any]]:
     """Run the live model for prediction on arrays by the graph's input names.
 
-    Runs on the thread that owns the model.
+    Runs on the thread that owns the model. Recurrent layers run as they are traced,
+    without cuDNN, which rounds otherwise.
 
     Args:
         model: the model that the graph was traced from.
@@ -120,7 +121,8 @@ def run_live(
     def call() -> list[Any]:
         return _flat(model(packed, training=False))[0]
 
-    results = tf.function(call, autograph=False)() if traced else call()
+    with _without_cudnn(model):
+        results = tf.function(call, autograph=False)() if traced else call()
     return {
         info.name: np.asarray(result)
         for info, result in zip(graph.outputs, results, strict=True)
@@ -336,3 +338,22 @@ def _names_of_a_fresh_process(model: Any) -> Iterator[Mapping[int, str]]:
     finally:
         for member, name in before:
             member.name = name
+
+
+@contextmanager
+def _without_cudnn(model: Any) -> Iterator[None]:
+    """Keep LSTM and GRU, beside a GPU, from an op that no other machine has.
+
+    They look at ``use_cudnn`` in each call; that it may be set has no public word, nor
+    has ``_flatten_layers``.
+    """
+    before: list[tuple[Any, Any]] = []
+    try:
+        for layer in model._flatten_layers(include_self=False, recursive=True):
+            if vars(layer).get("use_cudnn", False) is not False:
+                before.append((layer, layer.use_cudnn))
+                layer.use_cudnn = False
+        yield
+    finally:
+        for layer, value in before:
+            layer.use_cudnn = value

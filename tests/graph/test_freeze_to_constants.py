@@ -321,6 +321,25 @@ def test_stack_of_resources_is_refused() -> None:
         check_freezable(capture(stacked, X))
 
 
+def test_recurrence_of_gpus_alone_is_refused() -> None:
+    """What cuDNN computes no processor can, be the graph from wherever it is."""
+
+    def recurrent(x: Any) -> Any:
+        state, weights = tf.zeros([1, 2, 4]), tf.zeros([96])
+        lengths = tf.constant([2, 2])
+        made = tf.raw_ops.CudnnRNNV3(
+            input=x,
+            input_h=state,
+            input_c=state,
+            params=weights,
+            sequence_lengths=lengths,
+        )
+        return made.output
+
+    with pytest.raises(UnsupportedGraph, match=r"CudnnRNNV3.*GPUs.*use_cudnn=False"):
+        check_freezable(capture(recurrent, tf.TensorSpec([2, 2, 3], tf.float32)))
+
+
 def test_values_that_do_not_fit() -> None:
     """A missing value, another shape, another dtype: each named with both sides."""
     made = zoo.traced(zoo.mlp)

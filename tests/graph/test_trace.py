@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections import OrderedDict
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from persist_callbacks.errors import (
     TensorNotFound,
     UnsupportedGraph,
 )
+from persist_callbacks.graph import nodes as nd
 from persist_callbacks.graph.canonical import serialize
 from persist_callbacks.graph.compare import compare, generate
 from persist_callbacks.graph.frozen import from_graph_def
@@ -86,6 +88,61 @@ def test_keras_internals_that_renaming_needs() -> None:
     functional = zoo.cnn()
     history = functional.outputs[0]._keras_history
     assert history.operation.name == "predictions"
+
+
+class Wrapped(L.Layer):
+    """Holds a recurrent layer that only it knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = L.GRU(2)
+
+    def build(self, shape: Any) -> None:
+        self.inner.build(shape)
+
+    def call(self, x: Any) -> Any:
+        return self.inner(x)
+
+
+def nested_recurrent() -> Any:
+    x = keras.Input((5, 3))
+    inside = keras.Sequential([keras.Input((5, 3)), L.LSTM(2, use_cudnn=True)])
+    return keras.Model(x, [Wrapped()(x), inside(x)])
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: keras.Sequential([keras.Input((5, 3)), L.LSTM(2)]),
+        lambda: keras.Sequential([keras.Input((5, 3)), L.GRU(2)]),
+        lambda: keras.Sequential([keras.Input((5, 3)), L.Bidirectional(L.LSTM(2))]),
+        nested_recurrent,
+    ],
+    ids=["lstm", "gru", "bidirectional", "nested"],
+)
+def test_keras_internals_that_keep_cudnn_out(
+    build: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Beside a GPU, what only that can run is in no graph, and the layers keep it."""
+    # Keras builds with the op that it has a GPU for; here none is asked for one.
+    model = build()
+    rnn = importlib.import_module("keras.src.backend.tensorflow.rnn")
+    monkeypatch.setattr(rnn, "_is_gpu_available", lambda: True)
+    spec = tf.TensorSpec([None, 5, 3], tf.float32)
+    beside_a_gpu = tf.function(model).get_concrete_function(spec).graph.as_graph_def()
+    assert any(node.op.startswith("Cudnn") for node in nd.every_node(beside_a_gpu))
+    recurrent = [
+        layer
+        for layer in model._flatten_layers(recursive=True)
+        if hasattr(layer, "use_cudnn")
+    ]
+    before = [layer.use_cudnn for layer in recurrent]
+    made = zoo.traced(model)
+    ops = [node.op for node in nd.every_node(made.graph.graph_def)]
+    assert not any(op.startswith("Cudnn") for op in ops)
+    assert [layer.use_cudnn for layer in recurrent] == before
+    # A cuDNN op could not run here.
+    run_live(made.model, made.graph, generate(made.graph.inputs))
 
 
 def test_names_come_from_the_layers() -> None:
