@@ -117,16 +117,20 @@ def transposed_convolution_sizes(graph_def: Any) -> Any:
         graph_def: a GraphDef; not changed.
     """
     by_name = {node.name: node for node in graph_def.node}
-    suspects = [node for node in graph_def.node if node.op == "Conv2DBackpropInput"]
+    suspects = {
+        node.name: node
+        for node in graph_def.node
+        if node.op == "Conv2DBackpropInput" and nd.has_channels_last(node)
+    }
     if not suspects:
         return graph_def
     shapes = inferred_shapes(
-        graph_def, [ref for node in suspects for ref in node.input[1:]]
+        graph_def, [ref for node in suspects.values() for ref in node.input[1:]]
     )
     evaluate = Evaluation(graph_def)
 
     def write(node: Any, writer: Writer) -> None:
-        if node.op != "Conv2DBackpropInput":
+        if node.name not in suspects:
             return
         facts = _facts(node, evaluate(node.input[0]), shapes)
         if facts is None:

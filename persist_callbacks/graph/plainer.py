@@ -63,6 +63,8 @@ def scales_into_weights(graph_def: Any) -> Any:
             made = by_name.get(value)
             if made is None or made.op not in _HAVE_WEIGHTS or reads[made.name] > 1:
                 continue
+            if not nd.has_channels_last(made):
+                continue
             weights = by_name[nd.split(made.input[1])[0]]
             turned = "transpose_b" in made.attr and made.attr["transpose_b"].b
             if weights.op != "Const" or turned:

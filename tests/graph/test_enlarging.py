@@ -190,6 +190,23 @@ def test_transposed_convolutions_without_a_border(
     np.testing.assert_allclose(run(after), run(before), atol=1e-6)
 
 
+def test_channels_first_stay() -> None:
+    """There other axes are height and width."""
+
+    def build(x: Any) -> Any:
+        return tf.raw_ops.Conv2DBackpropInput(
+            input_sizes=tf.stack([tf.shape(x)[0], 4, 10, 6]),
+            filter=np.ones((1, 1, 4, 7), np.float32),
+            out_backprop=x,
+            strides=[1, 1, 2, 2],
+            padding="SAME",
+            data_format="NCHW",
+        )
+
+    before = graph_of(build)
+    assert transposed_convolution_sizes(before) == before
+
+
 @pytest.mark.parametrize("batch", [None, 2])
 @pytest.mark.parametrize("padding", ["SAME", "VALID"])
 @pytest.mark.parametrize("kernel", [(1, 1), (1, 2), (2, 1), (2, 2), (3, 4), (2, 3)])

@@ -97,6 +97,17 @@ def test_weights_that_others_read_too(maker: str) -> None:
     np.testing.assert_array_equal(run(after), run(before))
 
 
+def test_a_scale_along_the_width_of_channels_first() -> None:
+    """There the last axis is no channel's, be it as long as they are many."""
+
+    def build(x: Any) -> Any:
+        y = tf.nn.conv2d(x, filters(3, 3, 6, 4), 1, "SAME", "NCHW")
+        return y * filters(4)
+
+    before = graph_of(build)
+    assert plainer.scales_into_weights(before) == before
+
+
 def test_weights_that_are_turned() -> None:
     """Rows and columns change places; such weights stay."""
     before = graph_of(
