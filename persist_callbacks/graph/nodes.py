@@ -164,6 +164,19 @@ def redirected(reference: str, redirect: Mapping[str, str]) -> str:
     return reference
 
 
+def behind_identities(by_name: Mapping[str, Any], reference: str) -> Any:
+    """Return the node that computes an input; None where it is not among those given.
+
+    Args:
+        by_name: a graph's nodes.
+        reference: as in a graph: ``node``, ``node:1`` or ``^node``.
+    """
+    node = by_name.get(split(reference)[0])
+    while node is not None and node.op == "Identity":
+        node = by_name.get(split(node.input[0])[0])
+    return node
+
+
 def renamed(reference: str, names: Mapping[str, str]) -> str:
     """Return an input by its node's new name.
 
@@ -248,9 +261,10 @@ def has_channels_last(node: Any) -> bool:
     """Whether an op on pictures takes them as NHWC, as it does unless it says else.
 
     Args:
-        node: a NodeDef.
+        node: a NodeDef; of volumes, that is NDHWC.
     """
-    return "data_format" not in node.attr or node.attr["data_format"].s == b"NHWC"
+    last = (b"NHWC", b"NDHWC")
+    return "data_format" not in node.attr or node.attr["data_format"].s in last
 
 
 def every_node(graph_def: Any) -> Iterator[Any]:

@@ -331,31 +331,32 @@ def cast_before_products(graph_def: Any) -> Any:
 def split_grouped_convolutions(graph_def: Any) -> Any:
     """Make a convolution in groups a depthwise one, or one convolution for each group.
 
-    TensorFlow computes them on a CPU with oneDNN or XLA only. Those whose filters are
-    no constants, or whose channels are not known, are left as they are. Each group gets
-    its part of a bias: OpenCV does not read one that comes after the groups are joined.
+    TensorFlow computes them on a CPU with oneDNN or XLA only, those of volumes with XLA
+    alone. Those whose filters are no constants, or whose channels are not known, are
+    left as they are. Each group gets its part of a bias: OpenCV does not read one that
+    comes after the groups are joined.
 
     Args:
         graph_def: a GraphDef; not changed.
     """
-    constants = {node.name: node for node in graph_def.node if node.op == "Const"}
-    suspects = [
-        node
+    nodes = {node.name: node for node in graph_def.node}
+    constants = {name: node for name, node in nodes.items() if node.op == "Const"}
+    filters_of = {
+        node.name: nd.behind_identities(nodes, node.input[1])
         for node in graph_def.node
-        if node.op == "Conv2D"
-        and nd.has_channels_last(node)
-        and nd.split(node.input[1])[0] in constants
-    ]
+        if node.op in ("Conv2D", "Conv3D") and nd.has_channels_last(node)
+    }
+    suspects = [nodes[name] for name, each in filters_of.items() if each.op == "Const"]
     if not suspects:
         return graph_def
     shapes = inferred_shapes(graph_def, [node.input[0] for node in suspects])
     grouped: dict[str, tuple[np.ndarray[Any, Any], int]] = {}
     for node in suspects:
-        filters = nd.constant_value(constants[nd.split(node.input[1])[0]])
+        filters = nd.constant_value(filters_of[node.name])
         shape = shapes[node.input[0]]
-        known = shape[3] if shape.rank == 4 else None
-        if known is not None and known != filters.shape[2]:
-            grouped[node.name] = filters, known // filters.shape[2]
+        known = shape[-1] if shape.rank == filters.ndim else None
+        if known is not None and known != filters.shape[-2]:
+            grouped[node.name] = filters, known // filters.shape[-2]
     by_name = {node.name: node for node in suspects}
     reads = nd.count_reads(graph_def.node)
     # By the node that adds it: the convolution that nothing else reads.
@@ -424,7 +425,7 @@ def _is_depthwise(node: Any, filters: np.ndarray[Any, Any]) -> bool:
     """Whether a grouped convolution is one of single channels, as the old op has it."""
     strides = list(node.attr["strides"].list.i)
     plain = strides[1] == strides[2] and nd.has_plain_window(node)
-    return filters.shape[2] == 1 and plain
+    return node.op == "Conv2D" and filters.shape[2] == 1 and plain
 
 
 def _ungroup(
@@ -443,11 +444,11 @@ def _ungroup(
         kept = {key: node.attr[key] for key in ("T", "strides", "padding")}
         writer.add("DepthwiseConv2dNative", "", node.input[0], by_channel, **kept)
         return
-    axis = writer.constant("axis", np.int32(3))
+    axis = writer.constant("axis", np.int32(filters.ndim - 1))
     types = {"T": dtype, "num_split": groups}
     split = writer.add("Split", "groups", axis, node.input[0], **types)
     parts = []
-    for index, array in enumerate(np.split(filters, groups, axis=3)):
+    for index, array in enumerate(np.split(filters, groups, axis=-1)):
         weights = writer.constant(f"filters_{index}", array, dtype)
         source = split if index == 0 else f"{split}:{index}"
         part = writer.copy(node, f"group_{index}", source, weights)

@@ -43,6 +43,7 @@ from persist_callbacks.graph.portable import (
 from persist_callbacks.graph.sizes import static_reshapes
 from persist_callbacks.graph.slices import spell_out_slices
 from persist_callbacks.graph.softmaxes import spell_out_softmaxes
+from persist_callbacks.graph.volumes import volumes_by_channels_last
 from persist_callbacks.graph.weights import hide_all, hide_unfoldable, put_back
 from persist_callbacks.graph.windows import crop_filters, pads_into_convolutions
 
@@ -79,6 +80,7 @@ PASSES: Mapping[str, Pass] = {
     "additions_to_biases": lambda g, *_: additions_to_biases(g),
     "affine_into_next_weights": lambda g, *_: affine_into_next_weights(g),
     "sums_of_products_to_differences": lambda g, *_: sums_of_products_to_differences(g),
+    "volumes_by_channels_last": lambda g, *_: volumes_by_channels_last(g),
     "split_grouped_convolutions": lambda g, *_: split_grouped_convolutions(g),
     "pads_into_convolutions": lambda g, *_: pads_into_convolutions(g),
     "crop_filters": lambda g, *_: crop_filters(g),
@@ -104,7 +106,7 @@ _NOT_BESIDE_LOOPS = frozenset(
     [
         *("static_reshapes", "dense_to_convolutions", "repeats_to_resizes"),
         *("erfc_to_erf", "split_grouped_convolutions", "crop_filters"),
-        *("signs_by_quotients", "gathers_by_own_axes"),
+        *("signs_by_quotients", "gathers_by_own_axes", "volumes_by_channels_last"),
         *("spell_out_softmaxes", "broadcasts_to_convolutions", "spell_out_slices"),
         *("transposed_convolution_sizes", "pads_into_convolutions"),
     ]

@@ -85,7 +85,7 @@ def filled_tables(graph_def: Any) -> dict[str, Table]:
     for node in graph_def.node:
         if node.op not in _FILLS:
             continue
-        table, *sources = (_behind_identities(by_name, ref) for ref in node.input[:3])
+        table, *sources = (nd.behind_identities(by_name, ref) for ref in node.input[:3])
         if table is None or table.op not in _MAKES:
             continue
         arrays = [_computed(graph_def, source) for source in sources]
@@ -134,13 +134,6 @@ def _computed(graph_def: Any, source: Any) -> np.ndarray[Any, Any]:
         tf.import_graph_def(tf.compat.v1.GraphDef(node=needed), name="")
     with tf.compat.v1.Session(graph=graph) as session:
         return np.asarray(session.run(f"{source.name}:0"))
-
-
-def _behind_identities(by_name: Mapping[str, Any], reference: str) -> Any:
-    node = by_name.get(nd.split(reference)[0])
-    while node is not None and node.op == "Identity":
-        node = by_name.get(nd.split(node.input[0])[0])
-    return node
 
 
 def _find(node: Any, table: Table, writer: Writer) -> None:

@@ -7,7 +7,12 @@ from typing import Any
 
 from persist_callbacks.errors import ArgumentError
 from persist_callbacks.graph.canonical import canonical
-from persist_callbacks.graph.simplify import simplify
+from persist_callbacks.graph.portable import split_grouped_convolutions
+from persist_callbacks.graph.simplify import inline_calls, name_outputs, simplify
+from persist_callbacks.graph.volumes import (
+    has_calls_of_volumes,
+    volumes_by_channels_last,
+)
 
 TARGETS = ("portable", "tensorflow")
 
@@ -54,5 +59,10 @@ def finished(
         inputs: placeholders, all kept.
         outputs: nodes that are kept by name.
     """
-    finish = simplify if target == "portable" else canonical
-    return finish(graph_def, inputs=inputs, outputs=outputs)
+    if target == "portable":
+        return simplify(graph_def, inputs=inputs, outputs=outputs)
+    if has_calls_of_volumes(graph_def):
+        graph_def = name_outputs(graph_def, outputs)
+        graph_def = inline_calls(graph_def, inputs=inputs, outputs=outputs)
+        graph_def = split_grouped_convolutions(volumes_by_channels_last(graph_def))
+    return canonical(graph_def, inputs=inputs, outputs=outputs)
