@@ -205,6 +205,8 @@ def _parts(node: Any, graph: Graph) -> Iterator[str]:
     data = node.input[1 if node.op == "Split" else 0]
     if layout == lay.NHWC and graph.shapes[data].rank not in (None, 4):
         yield _ONCE_PICTURES
+    elif node.op == "Split" and graph.shapes[data].rank == 5:
+        yield "volumes, of which it takes another axis"
 
 
 def _transposition(node: Any, graph: Graph) -> Iterator[str]:

@@ -35,6 +35,16 @@ def test_volumes(options: dict[str, Any], biased: bool, tmp_path: Path) -> None:
     check("opencv", of_pictures(layer, 5, 6, 7, 2), tmp_path)
 
 
+@pytest.mark.parametrize("runtime", ["tensorflow", "openvino", "onnxruntime"])
+@pytest.mark.parametrize("options", [{"groups": 2}, {"data_format": "channels_first"}])
+def test_volumes_in_groups_or_by_channels_first(
+    options: dict[str, Any], runtime: str, tmp_path: Path
+) -> None:
+    """Most have no kernel for them, nor has TensorFlow itself without XLA."""
+    layer = L.Conv3D(4, 3, bias_initializer="ones", activation="relu", **options)
+    check(runtime, of_pictures(layer, 4, 6, 7, 4), tmp_path)
+
+
 @pytest.mark.parametrize("shape", [(1, 1, 8), (1, 4, 2), (16, 1, 2)])
 def test_depthwise_over_one_row(shape: tuple[int, int, int], tmp_path: Path) -> None:
     """OpenCV reads beyond such a picture for a filter of 3x3."""

@@ -43,6 +43,11 @@ def maps(x: Any, filters: Any = WINDOW, padding: str = "SAME", strides: int = 1)
     return tf.nn.conv2d(x, filters, strides, padding)
 
 
+def volumes(x: Any, channels: int) -> Any:
+    filters = np.random.default_rng(1).uniform(size=(2, 2, 2, 3, channels))
+    return tf.nn.conv3d(x, filters.astype(np.float32), [1] * 5, "SAME")
+
+
 def flat(x: Any) -> Any:
     return tf.reshape(x, [-1, int(np.prod(x.shape[1:]))])
 
@@ -201,6 +206,13 @@ REFUSED = {
         VOLUMES,
         "Conv3D",
         "not said",
+    ),
+    "volume_split": Case(
+        lambda x: tf.add(*tf.split(volumes(x, 4), 2, 4)),
+        VOLUMES,
+        "Split",
+        "another axis",
+        stated=True,
     ),
     "volume_flat": Case(
         lambda x: flat(tf.nn.conv3d(x, WINDOW[None], [1] * 5, "VALID")),
@@ -366,6 +378,9 @@ READ = {
     ),
     "input_flat_and_convolved_said_so": Case(
         lambda x: tf.concat([flat(x), flat(maps(x))], -1), stated=True
+    ),
+    "volumes_joined": Case(
+        lambda x: tf.concat([volumes(x, 4), volumes(x, 2)], 4), VOLUMES, stated=True
     ),
     "volume_said_so": Case(
         lambda x: tf.nn.conv3d(x, WINDOW[None], [1] * 5, "VALID"), VOLUMES, stated=True
