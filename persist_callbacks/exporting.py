@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ from persist_callbacks.storage.placing import check_place, file_not_writable
 # Sizes tried for a dimension that is open besides the batch: some models need room
 # for their strides, others take only short sequences.
 _OPEN_SIZES = (8, 32, 224)
+# Rows that are made up, where training has no fewer at a time.
+_ROWS = 4
+# How TensorFlow says that this machine's processor cannot compute an op at all.
+_NO_KERNEL = re.compile(r"No OpKernel was registered|only support(s|ed) .*\bND?HWC\b")
+# And of a convolution in groups; or of channels that do not suit, where they are open.
+_NO_GROUPS = re.compile(r"must have the same depth|must match last dimension")
 _PROTOBUF_LIMIT = 2**31 - 1
 
 
@@ -81,6 +88,7 @@ def build(
     inputs: Sequence[str] | None = None,
     target: str = "portable",
     batch_size: int | None = None,
+    most_rows: int | None = None,
 ) -> BuiltGraph:
     """Freeze and simplify a graph, load the result in a clean graph and run it once.
 
@@ -93,11 +101,14 @@ def build(
             only if it is named.
         target: ``portable`` or ``tensorflow``, as `targets` has them.
         batch_size: rows of every input; None for an open number.
+        most_rows: that training has at a time, of which more may need more memory than
+            there is; None where that is not known.
 
     Raises:
         ArgumentError: the batch size is not one that the inputs can have.
         TensorNotFound: an output or input is not in the graph, or one is missing.
-        UnsupportedGraph: something cannot be a constant, or the PB is too big.
+        UnsupportedGraph: something cannot be a constant, the PB is too big, or a
+            processor cannot compute it.
         CheckpointDamaged: a variable has no value.
         ArchitectureMismatch: a value has another shape or dtype than its variable.
         VerificationFailed: the frozen graph does not run.
@@ -134,7 +145,7 @@ def build(
         plain = finished(make()[0], "tensorflow", inputs=names, outputs=wanted)
         return from_graph_def(plain, kept, results, for_one_run=True)
 
-    _rehearse(loaded, without_passes)
+    _rehearse(loaded, without_passes, target, most_rows)
     return BuiltGraph(loaded, data, graph.original_names)
 
 
@@ -156,13 +167,27 @@ def _unfinished(
     return feed_as_placeholders(frozen, kept), kept
 
 
-def made_up(frozen: FrozenGraph) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
-    """Make up arrays for a graph, in several sizes where its dimensions are open."""
+def made_up(
+    frozen: FrozenGraph, most_rows: int | None = None
+) -> Iterator[dict[str, np.ndarray[Any, Any]]]:
+    """Make up arrays for a graph, in several sizes where its dimensions are open.
+
+    One row alone too, after several: some models take no more.
+
+    Args:
+        frozen: the graph.
+        most_rows: that training has at a time; None where that is not known.
+    """
+    rows = min(_ROWS, most_rows or _ROWS)
+    takes_any = any(
+        info.shape is None or info.shape[:1] == (None,) for info in frozen.inputs
+    )
     is_open = any(
         info.shape is None or None in info.shape[1:] for info in frozen.inputs
     )
     for size in _OPEN_SIZES if is_open else _OPEN_SIZES[:1]:
-        yield generate(frozen.inputs, open_size=size)
+        for batch in (rows, 1) if rows > 1 and takes_any else (rows,):
+            yield generate(frozen.inputs, batch=batch, open_size=size)
 
 
 def run_on_made_up(frozen: FrozenGraph) -> Any:
@@ -341,21 +366,41 @@ def _inputs(
     return tuple(by_name[name] for name in names)
 
 
-def _rehearse(frozen: FrozenGraph, without_passes: Callable[[], FrozenGraph]) -> None:
+def _rehearse(
+    frozen: FrozenGraph,
+    without_passes: Callable[[], FrozenGraph],
+    target: str,
+    most_rows: int | None,
+) -> None:
     """Run a graph once on made-up arrays.
 
     Args:
         frozen: the graph.
         without_passes: gives the same before any pass went over it, which tells
             whether it is the passes or the model that does not take them.
+        target: what it is made for.
+        most_rows: as for `made_up`.
     """
     failure: tf.errors.OpError | InputMismatch | None = None
-    for arrays in made_up(frozen):
+    refused: dict[str, np.ndarray[Any, Any]] = {}
+    too_large = 0
+    for arrays in made_up(frozen, most_rows):
         try:
             results = frozen(arrays)
         except (tf.errors.OpError, InputMismatch) as error:
             failure = failure or error
+            refused = arrays if isinstance(error, InputMismatch) else {}
+            too_large += isinstance(error, tf.errors.ResourceExhaustedError)
+            if too_large > 1:
+                # Not even one row, and what comes next is no smaller.
+                break
         else:
+            fewer = any(
+                arrays[name].shape[:1] < each.shape[:1]
+                for name, each in refused.items()
+            )
+            if fewer and _runs(without_passes(), refused):
+                break
             _warn_of_draws(frozen, arrays, results)
             return
     assert failure is not None
@@ -363,22 +408,45 @@ def _rehearse(frozen: FrozenGraph, without_passes: Callable[[], FrozenGraph]) ->
     reason = failure.found if known else frozen_graphs.reason_of(failure)
     sizes = [info.shape for info in frozen.inputs]
     is_open = any(shape is None or None in shape[1:] for shape in sizes)
+    if _NO_KERNEL.search(reason) or (not is_open and _NO_GROUPS.search(reason)):
+        if target == "portable":
+            raise UnsupportedGraph(
+                "frozen graph",
+                expected="ops that TensorFlow computes on every processor",
+                found=reason,
+                advice="Build the layer otherwise; or, to run it where TensorFlow has "
+                'that op, on a GPU say, give target="tensorflow".',
+            ) from failure
+        why = f": TensorFlow here cannot compute it: {reason}. Try it where it can."
+    elif too_large:
+        why = f", for which there is no memory: {reason}. Try it where there is more."
     # Pictures in a format, say, or indices and sizes that belong together.
-    if is_open or (known and run_on_made_up(without_passes()) is None):
-        warnings.warn(
-            "The frozen graph could not be tried out on made-up input, whose "
-            f"{'open dimensions' if is_open else 'values'} it does not take: "
-            f"{reason}. Try it on input of your own.",
-            PersistWarning,
-            stacklevel=4,
+    elif is_open or (known and run_on_made_up(without_passes()) is None):
+        why = (
+            f", whose {'open dimensions' if is_open else 'values'} it does not take: "
+            f"{reason}. Try it on input of your own."
         )
-        return
-    raise VerificationFailed(
-        "frozen graph",
-        expected="a graph that runs on input of its shapes",
-        found=reason,
-        advice="Please report this with the model's layers.",
-    ) from failure
+    else:
+        raise VerificationFailed(
+            "frozen graph",
+            expected="a graph that runs on input of its shapes",
+            found=reason,
+            advice="Please report this with the model's layers.",
+        ) from failure
+    warnings.warn(
+        f"The frozen graph could not be tried out on made-up input{why}",
+        PersistWarning,
+        stacklevel=4,
+    )
+
+
+def _runs(frozen: FrozenGraph, arrays: Mapping[str, np.ndarray[Any, Any]]) -> bool:
+    """Whether a graph takes some arrays."""
+    try:
+        frozen(arrays)
+    except (tf.errors.OpError, InputMismatch):
+        return False
+    return True
 
 
 def _described(built: BuiltGraph, info: TensorInfo) -> SignatureTensor:

@@ -61,7 +61,8 @@ def freeze(
         CheckpointNotFound: there is no checkpoint, or it has no graph beside it.
         CheckpointDamaged: the checkpoint is not what its manifest says.
         TensorNotFound: an output or input is not in the graph.
-        UnsupportedGraph: something in the graph cannot be a constant.
+        UnsupportedGraph: something in the graph cannot be a constant, or is for
+            machines with a GPU alone.
         DirectoryNotWritable: the PB cannot be written to that path.
     """
     pb_path = paths.absolute(path, "path")

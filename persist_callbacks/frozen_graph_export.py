@@ -147,6 +147,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
         self._specs: Any = None
         # Gives rows of the training data, to compare on.
         self._preview: Callable[[], Any] | None = None
+        # Of a batch that training draws; None where that is not known.
+        self._rows: int | None = None
         self._frozen: FrozenGraph | None = None
         self._loop: FitLoop | None = None
         self._tail = _AfterOthers(self)
@@ -174,6 +176,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
                 self._checkpoints()
             data = self._loop.data if self._loop.drives_model else None
         self._preview = data.preview() if data is not None and self._verify else None
+        self._rows = None if data is None else data.batch_rows()
         if self.model.built and self.model.variables:
             self._rehearse(None if data is None else data.element_spec())
         elif self._loop is not None and data is not None:
@@ -260,6 +263,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             self._values(live),
             target=self._target,
             batch_size=self._batch_size,
+            most_rows=self._rows,
         )
 
     def _values(self, live: Sequence[variables.LiveVariable]) -> dict[str, Any]:
@@ -399,7 +403,7 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             # A model may be fed otherwise than by its inputs' names and order.
             with contextlib.suppress(InputMismatch):
                 yield self._by_name(rows)
-        yield from exporting.made_up(export.frozen)
+        yield from exporting.made_up(export.frozen, self._rows)
 
     def _by_name(self, sample: Any) -> _Arrays:
         """Return a batch, as the model takes it, by the graph's input names."""

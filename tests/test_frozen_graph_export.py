@@ -29,6 +29,7 @@ from persist_callbacks.errors import (
     UnsupportedGraph,
     VerificationFailed,
 )
+from persist_callbacks.graph.frozen import FrozenGraph
 
 
 def linear(optimizer="sgd", *, known=True):
@@ -529,14 +530,14 @@ class Kind(keras.layers.Layer):
 
     def call(self, x):
         table = tf.convert_to_tensor(self.table)
-        return tf.gather(table, tf.cast(x[:, 0], tf.int32))
+        return tf.gather(table, tf.cast(x[:, 0], tf.int32) - 10)
 
 
 @pytest.mark.parametrize("given", ["a sample", "rows", "nothing"])
 def test_a_category_among_numbers(given, tmp_path):
     """No made-up number is one; a sample is, and so are rows of the training data."""
     x, y = data(20)
-    x[:, 0] = np.arange(20) % 5
+    x[:, 0] = 10 + np.arange(20) % 5
     inputs = keras.Input((FEATURES,), name="features")
     joined = keras.layers.Concatenate()([inputs, Kind()(inputs)])
     model = keras.Model(inputs, keras.layers.Dense(CLASSES, name="classes")(joined))
@@ -729,6 +730,46 @@ def test_compared_on_rows_of_the_training_data(kind, tmp_path, monkeypatch):
         return
     for arrays in seen:
         np.testing.assert_array_equal(arrays, x[:8])
+
+
+@pytest.mark.parametrize("kind", ["arrays", "data set", "generator", "replicas"])
+def test_no_more_rows_at_once_than_training_has(kind, tmp_path, monkeypatch):
+    """Who trains with one may have no memory for two."""
+    x, y = (each[:4] for each in data())
+    seen = []
+
+    def counted(graph, *arrays, **named):
+        seen.append(len(arrays[0]["features"]))
+        return whole(graph, *arrays, **named)
+
+    whole = FrozenGraph.__call__
+    monkeypatch.setattr(FrozenGraph, "__call__", counted)
+    export = FrozenGraphExport(tmp_path / "m.pb")
+    batches = tf.data.Dataset.from_tensor_slices((x, y)).shuffle(4).batch(1)
+    if kind == "arrays":
+        linear().fit(x, y, batch_size=1, verbose=0, callbacks=[export])
+    elif kind == "data set":
+        linear().fit(batches, verbose=0, callbacks=[export])
+    elif kind == "generator":
+        drawn = ((x[i : i + 1], y[i : i + 1]) for i in range(4))
+        linear().fit(drawn, steps_per_epoch=2, verbose=0, callbacks=[export])
+    else:
+        with tf.distribute.MirroredStrategy(["/cpu:0"]).scope():
+            model = linear()
+        model.fit(batches, verbose=0, callbacks=[export])
+    # Tried out and compared, before the first step and at the end.
+    assert seen == [1] * 4
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_model_that_takes_one_row(tmp_path):
+    """It is compared on one that is made up, where none of several are."""
+    x = keras.Input((3,), name="x")
+    y = keras.layers.Lambda(lambda v: tf.squeeze(v, 0), output_shape=(3,), name="y")(x)
+    model = keras.Model(x, y)
+    export = FrozenGraphExport(tmp_path / "m.pb")
+    export.set_model(model)
+    assert export.export().signature.comparison is not None
 
 
 @pytest.mark.parametrize("in_fit", [False, True])

@@ -350,13 +350,29 @@ class FitData:
             return _FirstBatch(adapter)
         rows = None
         if self._is_arrays:
-            rows = preview.rows_of_arrays(adapter._inputs)
+            rows = preview.rows_of_arrays(adapter._inputs, self.batch_rows())
         elif type(adapter).__name__ == "GeneratorDataAdapter":
             # Drawn by Keras to see what they are like, and kept for the first steps.
             rows = preview.rows_of_batch(adapter._first_batches[0])
         elif not self.is_python and isinstance(self._dataset, tf.data.Dataset):
-            rows = preview.rows_of_dataset(self._dataset)
+            rows = preview.rows_of_dataset(self._dataset, self.batch_rows())
         return lambda: rows
+
+    def batch_rows(self) -> int | None:
+        """Return how many rows a batch has at most; None where nothing tells."""
+        adapter = self._source.data_adapter
+        if self._is_arrays:
+            return int(adapter.batch_size)
+        batch = self.element_spec()
+        if type(adapter).__name__ == "GeneratorDataAdapter":
+            batch = adapter._first_batches[0]
+        first = next(iter(keras.tree.flatten(batch)), None)
+        shape = tf.TensorShape(getattr(first, "shape", None))
+        known = shape[0] if shape.rank else None
+        # Distributed data tell nothing; what they were made of does.
+        return known or next(
+            filter(None, map(pipeline.batch_rows, (self._dataset, self._given))), None
+        )
 
     def spare_iterator(self) -> Any:
         """Make an iterator over the data that counts for nothing.

@@ -211,6 +211,20 @@ def repeatable_parts(dataset: Any) -> list[Any]:
         dataset = sources[0]
 
 
+def batch_rows(dataset: Any) -> int | None:
+    """Return how many rows the last step that batches makes one; None if none does.
+
+    ``_batch_size`` of such a step has no public name.
+
+    Args:
+        dataset: what ``fit`` draws from.
+    """
+    for part in parts(dataset):
+        if getattr(part, "_batch_size", None) is not None:
+            return int(part._batch_size)
+    return None
+
+
 def _repeats(part: Any) -> bool:
     kind = _kind(part)
     return kind not in ("ShuffleDataset", "CacheDataset", "RandomDataset") and not any(

@@ -15,14 +15,16 @@ from persist_callbacks.training import pipeline
 ROWS = 8
 
 
-def rows_of_arrays(packed: Any) -> Any:
+def rows_of_arrays(packed: Any, most: int | None = None) -> Any:
     """Cut the first rows of the inputs off what ``fit`` was given as arrays.
 
     Args:
         packed: inputs, or a tuple that begins with them.
+        most: rows of a batch, if that is known: memory may not do for more.
     """
     inputs = packed[0] if isinstance(packed, tuple) else packed
-    return keras.tree.map_structure(lambda array: np.asarray(array[:ROWS]), inputs)
+    rows = min(ROWS, most or ROWS)
+    return keras.tree.map_structure(lambda array: np.asarray(array[:rows]), inputs)
 
 
 def rows_of_batch(batch: Any) -> Any:
@@ -43,7 +45,7 @@ def rows_of_batch(batch: Any) -> Any:
     return keras.tree.map_structure(lambda leaf: np.array(leaf[:ROWS]), inputs)
 
 
-def rows_of_dataset(dataset: Any) -> Any:
+def rows_of_dataset(dataset: Any, most: int | None = None) -> Any:
     """Draw a few rows of inputs from the part of a pipeline that is not random.
 
     An iterator over a data set that shuffles moves its seeds on, and what a map draws
@@ -51,24 +53,26 @@ def rows_of_dataset(dataset: Any) -> Any:
 
     Args:
         dataset: what ``fit`` draws from: inputs, or tuples that begin with them.
+        most: rows of a batch, if that is known.
 
     Returns:
         Inputs as arrays; None if no such part gives what the data set itself gives.
     """
     wanted = _inputs(dataset.element_spec)
+    rows = min(ROWS, most or ROWS)
     for part in pipeline.repeatable_parts(dataset):
         given = _inputs(part.element_spec)
         if _alike(given, wanted):
             drawn = part.take(1)
         elif _alike(keras.tree.map_structure(_with_rows, given), wanted):
-            drawn = part.take(ROWS).batch(ROWS)
+            drawn = part.take(rows).batch(rows)
         else:
             continue
         # What cannot be read fails in `fit` too, which says so better.
         with contextlib.suppress(tf.errors.OpError):
             for element in drawn:
                 return keras.tree.map_structure(
-                    lambda leaf: leaf[:ROWS].numpy(), _inputs(element)
+                    lambda leaf: leaf[:rows].numpy(), _inputs(element)
                 )
         break
     return None

@@ -588,8 +588,9 @@ def test_input_that_cannot_be_made_up_is_said(tmp_path: Path) -> None:
     assert built.frozen(np.ones((1, 5, 2)))["fives"].shape == (1, 5, 2)
 
 
+@pytest.mark.parametrize("rows", [7, 1])
 def test_a_graph_that_passes_have_broken_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
+    rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It ran on made-up input before, so that this is no matter of what it takes."""
     made = zoo.shared("mlp")
@@ -599,7 +600,7 @@ def test_a_graph_that_passes_have_broken_is_refused(
         result = finished(graph_def, target, **names)
         if target == "portable":
             (node,) = (each for each in result.node if each.name == output)
-            sizes = nd.constant("sizes", np.array([7, 2], np.int32), tf.int32)
+            sizes = nd.constant("sizes", np.array([rows, 2], np.int32), tf.int32)
             types = {"T": tf.float32, "Tshape": tf.int32}
             made_wrong = nd.make_node(
                 "Reshape", output, [node.input[0], "sizes"], **types
@@ -613,6 +614,49 @@ def test_a_graph_that_passes_have_broken_is_refused(
     with pytest.raises(VerificationFailed, match="runs on input of its shapes"):
         exporting.build(made.graph, made.values)
     exporting.build(made.graph, made.values, target="tensorflow")
+
+
+def test_an_op_that_nothing_here_computes() -> None:
+    """It is no matter of what it is fed: every reader is promised a PB that runs."""
+    import keras
+
+    x = keras.Input((3,), name="x")
+    groups = np.zeros((1, 1), np.int32)
+    y = keras.layers.Lambda(
+        # Of TensorFlow's processors for tensors alone.
+        lambda v: tf.raw_ops.CrossReplicaSum(input=v, group_assignment=groups),
+        output_shape=(3,),
+        name="y",
+    )(x)
+    made = zoo.traced(keras.Model(x, keras.layers.Dense(1)(y)))
+    with pytest.raises(UnsupportedGraph, match=r"CrossReplicaSum.*target=\"tensorflow"):
+        exporting.build(made.graph, made.values)
+    with pytest.warns(PersistWarning, match=r"cannot compute it: .*CrossReplicaSum"):
+        exporting.build(made.graph, made.values, target="tensorflow")
+
+
+def test_a_graph_that_memory_does_not_do_for() -> None:
+    """That is said, and does not keep a model from training that has trained before."""
+    import keras
+
+    x = keras.Input((1,), name="x")
+    y = keras.layers.Lambda(
+        lambda v: tf.reduce_max(tf.tile(v, [1, 2**46]), 1, keepdims=True), name="y"
+    )(x)
+    made = zoo.traced(keras.Model(x, keras.layers.Dense(1)(y)))
+    with pytest.warns(PersistWarning, match=r"no memory: .*more\."):
+        exporting.build(made.graph, made.values)
+
+
+def test_rows_that_are_made_up() -> None:
+    """No more than training has, and one alone where several are not taken."""
+    made = zoo.shared("mlp")
+    frozen = exporting.build(made.graph, made.values).frozen
+    for most, rows in ((None, [4, 1]), (3, [3, 1]), (1, [1]), (32, [4, 1])):
+        found = [len(each[made.inputs[0]]) for each in exporting.made_up(frozen, most)]
+        assert found == rows
+    fixed = exporting.build(made.graph, made.values, batch_size=2).frozen
+    assert len(list(exporting.made_up(fixed))) == 1
 
 
 def test_a_checkpoint_that_is_pruned_meanwhile(

@@ -124,3 +124,18 @@ def test_the_order_of_captured_variables():
     found = pipeline.captured_variables(rows().map(noisy).batch(8))
     expected = [id(generator.state) for generator in reversed(generators)]
     assert [id(variable) for variable in found] == expected
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda: rows().shuffle(20).batch(8).prefetch(2), 8),
+        (lambda: rows().batch(8, num_parallel_calls=2), 8),
+        (lambda: rows().batch(8).unbatch().padded_batch(3).map(lambda x: x), 3),
+        (lambda: rows().ragged_batch(5), 5),
+        (rows, None),
+    ],
+)
+def test_rows_of_a_batch(make, expected):
+    """What the last step that batches was asked for."""
+    assert pipeline.batch_rows(make()) == expected

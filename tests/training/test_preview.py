@@ -40,6 +40,12 @@ def test_rows_of_a_batch() -> None:
     assert preview.rows_of_batch((3.0,)) is None
 
 
+def test_no_more_rows_than_a_batch_has() -> None:
+    """Memory may not do for more: of arrays, and of a part that is not batched yet."""
+    assert preview.rows_of_arrays((X, Y), 1).shape == (1, 3)
+    assert preview.rows_of_dataset(dataset().shuffle(9).batch(2), 2).shape == (2, 3)
+
+
 @pytest.mark.parametrize(
     ("made", "rows"),
     [
