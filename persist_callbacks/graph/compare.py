@@ -126,8 +126,9 @@ def tolerances(
 ) -> dict[str, float]:
     """Return what `compare` allows for rounding, where nobody says how much.
 
-    In half precision that is its epsilon, of the output's largest number too: which of
-    two neighbours a number is rounded to is chance. A share of the largest number is
+    In half precision that is its epsilon, and twice that of the output's largest: which
+    of two neighbours a number is rounded to is chance. It is no absolute tolerance: one
+    of a thousand classes is as small as an epsilon. A share of the largest number is
     allowed unless an absolute tolerance is given.
 
     Args:
@@ -143,9 +144,9 @@ def tolerances(
     }
     epsilon = max((_EPSILON.get(dtype, 0.0) for dtype in dtypes), default=0.0)
     return {
-        "atol": (epsilon or _ATOL) if atol is None else atol,
+        "atol": _ATOL if atol is None else atol,
         "rtol": (epsilon or _RTOL) if rtol is None else rtol,
-        "of_largest": (epsilon or _OF_LARGEST) if atol is None else 0.0,
+        "of_largest": (2 * epsilon or _OF_LARGEST) if atol is None else 0.0,
     }
 
 

@@ -93,10 +93,27 @@ def test_what_is_allowed_by_default(dtype: tf.DType, epsilon: float | None) -> N
         tf.cast(tf.square(half), tf.float32)
     defaults = {"atol": 1e-5, "rtol": 1e-4, "of_largest": 1e-6}
     assert tolerances(kept, None, None) == defaults
-    expected = defaults if epsilon is None else dict.fromkeys(defaults, epsilon)
-    assert tolerances(graph.as_graph_def(), None, None) == expected
+    found = tolerances(graph.as_graph_def(), None, None)
+    if epsilon is None:
+        assert found == defaults
+    else:
+        assert found == {"atol": 1e-5, "rtol": epsilon, "of_largest": 2 * epsilon}
     given = {"atol": 0.5, "rtol": 0.25, "of_largest": 0.0}
     assert tolerances(graph.as_graph_def(), 0.5, 0.25) == given
+
+
+@pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])
+def test_small_shares_are_told_apart(dtype: tf.DType) -> None:
+    """Each of a thousand classes is as likely as an epsilon is large, or less."""
+    graph = tf.Graph()
+    with graph.as_default():
+        tf.square(tf.compat.v1.placeholder(dtype, [2]))
+    allowed = tolerances(graph.as_graph_def(), None, None)
+    shares = np.random.default_rng(0).uniform(0.0005, 0.0015, 1000)
+    for other in (0 * shares, shares[::-1], 1e-3 + 0 * shares):
+        assert not compare({"y": shares}, {"y": other}, **allowed).agrees
+    rounded = shares.astype(dtype.as_numpy_dtype).astype(float)
+    assert compare({"y": shares}, {"y": rounded}, **allowed).agrees
 
 
 def test_largest_differences() -> None:
