@@ -40,7 +40,7 @@ def obstacles(graph_def: Any) -> Iterator[tuple[str, str]]:
         graph_def: a frozen GraphDef that this TensorFlow imports.
     """
     for node in nd.every_node(graph_def):
-        if node.op in ("BatchMatMulV2", "BatchMatMulV3"):
+        if node.op in ("BatchMatMul", "BatchMatMulV2", "BatchMatMulV3"):
             yield from ((node.op, reason) for reason in _product(node))
     asked = [node for node in graph_def.node if node.op in _RULES]
     if not asked:
@@ -62,7 +62,7 @@ def obstacles(graph_def: Any) -> Iterator[tuple[str, str]]:
 
 
 def _product(node: Any) -> Iterator[str]:
-    key = "T" if node.op == "BatchMatMulV2" else "Tout"
+    key = "Tout" if node.op == "BatchMatMulV3" else "T"
     dtype = tf.as_dtype(node.attr[key].type)
     turned = any(key in node.attr and node.attr[key].b for key in ("adj_x", "adj_y"))
     if turned and not dtype.is_floating:
@@ -76,9 +76,10 @@ def _patches(node: Any, graph: _Graph) -> str | None:
     # Each channel becomes a picture of its own.
     if shape[0] is None and shape[3] != 1:
         return "patches of any number of pictures"
-    if shape.as_list()[:3].count(None) > 1:
+    if None in shape[1:3].as_list():
         return "patches of pictures of any size"
-    return None
+    dtype = tf.as_dtype(node.attr["T"].type)
+    return None if dtype == tf.float32 else f"patches of {dtype.name}"
 
 
 def _gather(node: Any, graph: _Graph) -> str | None:
@@ -96,6 +97,8 @@ def _spectrum(node: Any, graph: _Graph) -> str | None:
     is_whole = shape.is_fully_defined() and shape.rank != 1
     if node.op == "RFFT" and shape.rank != 2 and not is_whole:
         return "a spectrum of what has not two dimensions"
+    if node.op == "RFFT" and shape[-1] is None:
+        return "a spectrum of any number of steps"
     return None
 
 
@@ -110,8 +113,13 @@ def _parts(node: Any, graph: _Graph) -> str | None:
 
 
 def _stitched(node: Any, graph: _Graph) -> str | None:
-    reasons = (_of_rows(graph.shape(node, i)) for i in range(node.attr["N"].i))
-    return next(filter(None, reasons), None)
+    places = range(node.attr["N"].i)
+    reasons = (_of_rows(graph.shape(node, place)) for place in places)
+    numbers = [graph.constant(node, place) for place in places]
+    known = [each for part in numbers if part is not None for each in part.flat]
+    twice = len(set(known)) < len(known)
+    again = "parts for one row, of which it keeps each" if twice else None
+    return next(filter(None, reasons), again)
 
 
 def _of_rows(shape: tf.TensorShape) -> str | None:
@@ -132,8 +140,14 @@ def _one_hot(node: Any, graph: _Graph) -> str | None:
 
 
 def _text(node: Any, graph: _Graph) -> str | None:
-    if tf.as_dtype(node.attr["T"].type).is_floating:
+    dtype = tf.as_dtype(node.attr["T"].type)
+    if dtype.is_floating:
         return "numbers that it writes with other digits"
+    if dtype == tf.bool:
+        return "bool, of which it writes other words"
+    filled = "fill" in node.attr and node.attr["fill"].s
+    if filled or ("width" in node.attr and node.attr["width"].i > 0):
+        return "a width, which it leaves out"
     return _last(node, graph)
 
 

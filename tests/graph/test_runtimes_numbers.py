@@ -217,6 +217,21 @@ REFUSED = {
     "patches_of_any_number": Case(
         "onnxruntime", patches, "ExtractImagePatches", "any number", PICTURES
     ),
+    "patches_of_any_height": Case(
+        "onnxruntime",
+        lambda x: patches(tf.reshape(x, [2, -1, 8, 3])),
+        "ExtractImagePatches",
+        "any size",
+        PICTURES,
+    ),
+    "patches_of_float16": Case(
+        "onnxruntime",
+        lambda x: patches(tf.reshape(x, PICTURES)),
+        "ExtractImagePatches",
+        "float16",
+        PICTURES,
+        tf.float16,
+    ),
     "gather_from_the_last": Case(
         "onnxruntime", lambda x: gathered(x, -1), "GatherV2", "from the last"
     ),
@@ -225,6 +240,13 @@ REFUSED = {
         lambda x: tf.abs(tf.signal.rfft(x)[:, :2]),
         "RFFT",
         "more than the size",
+    ),
+    "spectrum_of_any_length": Case(
+        "onnxruntime",
+        lambda x: tf.abs(tf.signal.rfft(tf.reshape(x, [2, -1]), [8])),
+        "RFFT",
+        "any number of steps",
+        (2, 8),
     ),
     "spectra_of_any_number": Case(
         "onnxruntime",
@@ -267,6 +289,20 @@ REFUSED = {
     ),
     "text": Case(
         "onnxruntime", tf.strings.as_string, "AsString", "output", ROWS, tf.int32
+    ),
+    "stitched_twice": Case(
+        "onnxruntime",
+        lambda x: tf.dynamic_stitch([[0, 1], [1, 2]], [x, x + 1]),
+        "DynamicStitch",
+        "for one row",
+    ),
+    "product_of_ints_turned_once": Case(
+        "onnxruntime",
+        lambda x: raw.BatchMatMul(x=x, y=x, adj_y=True),
+        "BatchMatMul",
+        "turned",
+        (2, 3, 3),
+        tf.int32,
     ),
     "product_of_ints_turned": Case(
         "onnxruntime",
@@ -440,6 +476,26 @@ def test_what_stands_in_the_way(name: str) -> None:
 def test_what_loads(name: str) -> None:
     """Nothing stands in the way of what differs little from what is refused."""
     assert said_of(READ[name]) == {}
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (tf.strings.as_string, ""),
+        (lambda x: tf.strings.as_string(x, width=5), "width"),
+        (lambda x: tf.strings.as_string(x, fill="+"), "width"),
+        (lambda x: tf.strings.as_string(x > 0), "other words"),
+    ],
+)
+def test_text(build: Callable[[Any], Any], reason: str) -> None:
+    """ONNX's text of a number is its digits alone, and of a bool another word."""
+
+    def compute(x: Any) -> Any:
+        return tf.reshape(build(x), [-1])
+
+    said = said_of(Case("onnxruntime", compute, "", "", ROWS, tf.int32))
+    assert reason in said.get("AsString", "")
+    assert bool(said) == bool(reason)
 
 
 @pytest.mark.parametrize("name", [*REFUSED, *READ])
