@@ -71,8 +71,8 @@ class FrozenGraphExport(keras.callbacks.Callback):  # type: ignore[misc]
             to Keras 3.8 and newer.
         verify: whether to compare with the live model.
         atol: absolute tolerance of the comparison; None for 1e-5 and a millionth of the
-            output's largest number, or for the epsilon of half precision and that share
-            of the largest, where the model computes in it.
+            output's largest number, or twice the epsilon of half precision as that
+            share, where the model computes in it.
         rtol: tolerance relative to the live model's value; None for 1e-4, or for the
             epsilon of half precision.
         target: ``portable`` for a PB that TensorFlow 1.15 and 2, OpenCV, OpenVINO and
