@@ -297,7 +297,7 @@ class Recovery:
             return f"the end of epoch {position.epoch}, step {position.step}"
         place = f"epoch {position.epoch + 1}, batch {position.batch}"
         if self.state.in_validation:
-            return f"{place}, step {position.step}, before its validation"
+            return f"{place}, step {position.step}, before its end"
         return f"{place}, step {position.step}"
 
     @property
@@ -579,7 +579,7 @@ class Recovery:
             done = self.state.position.batch
             return f"the caller's to bring to batch {done} of the epoch"
         if self.state.in_validation:
-            return "at the end of the epoch, before its validation"
+            return "after the last step of the epoch, before its end"
         if data.begins:
             return "from the beginning of the epoch"
         if data.way == "iterator" and data.redrawn:

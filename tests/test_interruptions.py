@@ -221,7 +221,7 @@ def test_averages_that_are_swapped_in_for_a_validation(on_epoch, inputs, tmp_pat
         run_script(stop, ours(tmp_path / "run"))
     again = ours(tmp_path / "run")
     assert run_script(again) == expected
-    assert "before its validation" in again.resume_point.report.data
+    assert again.resume_point.report.data.endswith("before its end")
 
 
 @pytest.mark.parametrize(
@@ -595,6 +595,8 @@ def test_an_exception_at_an_epochs_end_loses_nothing(options, tmp_path):
     again = ours(tmp_path)
     assert fit(again, plateau(), **options) == expected
     assert again.resume_point.step == 2 * BATCHES
+    # It knows of no validation that would come next.
+    assert again.resume_point.report.data.endswith("of the epoch, before its end")
 
 
 def test_what_is_taken_in_case_is_let_go_at_the_epochs_end(tmp_path, monkeypatch):
