@@ -573,6 +573,7 @@ class CheckpointedRun:
             if recovery.state.data.drawn:
                 self._fit.data.note_drawn(self._iterator)
         else:
+            self._fit.data.forget_read_ahead()
             passed = recovery.state.data.passed
             self._fit.data.catch_up(0, passed.drawn, recovery.data_end())
         self._rewinder = None

@@ -120,6 +120,17 @@ def twice_inside(rows):
     return rows.shuffle(50).take(25).repeat(2).batch(8)
 
 
+def by_workers(rows):
+    class Rows(keras.utils.PyDataset):
+        def __len__(self):
+            return BATCHES
+
+        def __getitem__(self, index):
+            return tuple(part[8 * index : 8 * index + 8] for part in data())
+
+    return Rows(workers=2)
+
+
 def journal(run, event):
     events = Store.open_for_reading(run).journal()
     return [each for each in events if each["event"] == event]
@@ -576,6 +587,7 @@ def test_an_exception_in_a_validation_loses_nothing(ends, tmp_path):
         {"every": 0, "source": unknown_length},
         {"every": 0, "source": twice_inside},
         {"every": 0, "source": endless, "steps_per_epoch": BATCHES},
+        {"every": 0, "source": by_workers},
     ],
 )
 def test_an_exception_at_an_epochs_end_loses_nothing(options, tmp_path):

@@ -445,6 +445,15 @@ class FitData:
         if self._source.steps_per_epoch is not None:
             self._source._steps_seen += batches
 
+    def forget_read_ahead(self) -> None:
+        """Drop what workers have made of an epoch of which no step drew any batch.
+
+        Keras keeps what is left at an epoch's end, and gives it out first in the next.
+        """
+        enqueuer = getattr(self._source.data_adapter, "enqueuer", None)
+        if enqueuer is not None:
+            enqueuer.ready_queue.queue.clear()
+
     @property
     def iterators_made(self) -> int:
         """Iterators over the data that this run has made so far."""
