@@ -236,7 +236,9 @@ def _let_compare(saves: Any) -> None:
         return
 
     def compare(value: Any, best: Any) -> Any:
-        # No earlier: the metric that tells may be built in the next step alone.
+        # No earlier: the metric that tells may be built in the next step alone. Keras
+        # looks at what it has found, which is not to be this.
+        saves.monitor_op = None
         saves._set_monitor_op()
         return saves.monitor_op(value, best)
 

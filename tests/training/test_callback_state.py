@@ -99,6 +99,25 @@ def test_model_checkpoint_compares_within_its_first_epoch(tmp_path):
     assert new.best == 0.5
 
 
+def test_model_checkpoint_of_a_value_that_nothing_knows(tmp_path):
+    """Keras' own error tells what to do, as in a run that is not resumed."""
+    path = tmp_path / "best.weights.h5"
+    options = {"save_best_only": True, "save_weights_only": True}
+    old, new = (
+        keras.callbacks.ModelCheckpoint(path, monitor="score", **options)
+        for _ in range(2)
+    )
+    if new.monitor_op is not None:
+        pytest.skip("this Keras goes by the name alone")
+    old.best = 0.25
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    new.set_model(model)
+    assert carry_over([old], [new]) == []
+    with pytest.raises(ValueError, match="Pass `mode='max'`"):
+        new.on_epoch_end(3, {"score": 0.5})
+
+
 def saves_by_orbax(directory):
     """Make an OrbaxCheckpoint of this Keras', where there is one."""
     pytest.importorskip("orbax.checkpoint")
