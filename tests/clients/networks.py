@@ -13,6 +13,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import tensorflow as tf
 from keras import applications, ops
 
 L = keras.layers
@@ -68,6 +69,34 @@ def pre_norm_transformer() -> Any:
     return keras.Model(pictures, L.Dense(10, activation="softmax")(x))
 
 
+def patch_transformer() -> Any:
+    """Give a ViT of extracted patches, that goes on with the eight that matter most."""
+    pictures = keras.Input((64, 64, 3), name="pictures")
+    window, once = [1, 8, 8, 1], [1, 1, 1, 1]
+    cut = L.Lambda(
+        lambda x: tf.image.extract_patches(x, window, window, once, "VALID"),
+        (8, 8, 192),
+    )
+    x = L.Dense(96)(L.Reshape((64, 192))(cut(pictures)))
+    x = x + L.Embedding(64, 96)(ops.arange(64))
+    y = L.LayerNormalization(epsilon=1e-6)(x)
+    x = x + L.MultiHeadAttention(4, 24)(y, y)
+    best = ops.top_k(L.Dense(1)(x)[..., 0], 8)[1]
+    pick = L.Lambda(lambda both: tf.gather(*both, axis=-2, batch_dims=1), (8, 96))
+    x = pick([x, best])
+    x = L.Dense(96, activation="gelu")(x)
+    return keras.Model(pictures, L.Dense(10)(L.GlobalAveragePooling1D()(x)))
+
+
+def volumes_first() -> Any:
+    """Give a small network over volumes whose channels come first, one in groups."""
+    volumes = keras.Input((4, 10, 12, 8), name="volumes")
+    first = {"data_format": "channels_first"}
+    x = L.Conv3D(8, 3, activation="relu", **first)(volumes)
+    x = L.Conv3D(8, 3, padding="same", groups=2, activation="relu", **first)(x)
+    return keras.Model(volumes, L.Dense(10)(L.GlobalAveragePooling3D(**first)(x)))
+
+
 def stacked_lstm() -> Any:
     """Give two recurrent layers over 50 steps of 32 numbers."""
     x = keras.Input((50, 32), name="sequence")
@@ -114,8 +143,8 @@ def unet_upsampling() -> Any:
 OTHERS: dict[str, Callable[[], Any]] = {
     kind.__name__: kind
     for kind in (
-        *(transformer_encoder, pre_norm_transformer, stacked_lstm),
-        *(unet_transposed, unet_upsampling),
+        *(transformer_encoder, pre_norm_transformer, patch_transformer, stacked_lstm),
+        *(unet_transposed, unet_upsampling, volumes_first),
     )
 }
 

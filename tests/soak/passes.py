@@ -34,7 +34,7 @@ NETWORKS = [
     *("cnn", "grouped_and_dilated_cnn", "separable_cnn", "unet_transposed", "growing"),
     *("unet_upsampling", "picture_preprocessing", "transformer", "outputs_on_the_way"),
     *("prelu_and_quotients", "parts_of_pictures", "DenseNet121", "ConvNeXtTiny"),
-    *("quantized", "generator"),
+    *("quantized", "generator", "patch_transformer", "volumes_first"),
 ]
 # What no network shows, and the test that does.
 ELSEWHERE = {
