@@ -203,6 +203,22 @@ def count_reads(nodes: Iterable[Any]) -> Counter[str]:
     return Counter(split(reference)[0] for node in nodes for reference in node.input)
 
 
+def readers(nodes: Iterable[Any]) -> dict[str, list[Any]]:
+    """List which nodes read each one, once for each input, control edges included.
+
+    Args:
+        nodes: a graph's NodeDefs.
+
+    Returns:
+        By the name of the node that is read; those that nothing reads are not there.
+    """
+    found: dict[str, list[Any]] = {}
+    for node in nodes:
+        for reference in node.input:
+            found.setdefault(split(reference)[0], []).append(node)
+    return found
+
+
 def gives_data(op: str) -> bool:
     """Whether an op type is where a graph that reads its own data gets them.
 

@@ -45,14 +45,10 @@ def obstacles(graph_def: Any) -> Iterator[tuple[str, str]]:
     asked = [node for node in graph_def.node if node.op in _RULES]
     if not asked:
         return
-    readers: dict[str, list[Any]] = {}
-    for node in graph_def.node:
-        for name in {nd.split(reference)[0] for reference in node.input}:
-            readers.setdefault(name, []).append(node)
     references = {ref for node in asked for ref in node.input if ref[0] != "^"}
     graph = _Graph(
         {node.name: node for node in graph_def.node},
-        readers,
+        nd.readers(graph_def.node),
         inferred_shapes(graph_def, references),
     )
     for node in asked:

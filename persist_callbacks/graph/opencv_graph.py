@@ -71,10 +71,7 @@ def of(graph_def: Any) -> Graph:
     swallowed = _taken_with_transposed(by_name)
     ordered = in_order(by_name.values(), list(by_name))
     nodes = [node for node in ordered if node.name not in swallowed]
-    readers: dict[str, list[Any]] = {}
-    for node in nodes:
-        for reference in node.input:
-            readers.setdefault(nd.split(reference)[0], []).append(node)
+    readers = nd.readers(nodes)
     references = {ref for node in nodes for ref in node.input}
     given = {node.name for node in nodes if not nd.gives_nothing(node)}
     shapes = inferred_shapes(graph_def, references | given)

@@ -27,18 +27,17 @@ def volumes_by_channels_last(graph_def: Any) -> Any:
     def write(node: Any, writer: Writer) -> None:
         if node.op != "Conv3D" or nd.has_channels_last(node):
             return
-        made = tf.compat.v1.NodeDef()
-        made.CopyFrom(node)
+        types = {"T": tf.as_dtype(node.attr["T"].type), "Tperm": tf.int32}
+        to_last = writer.constant("to_last", np.array(_TO_LAST, np.int32))
+        to_first = writer.constant("to_first", np.array(_TO_FIRST, np.int32))
+        source = writer.add("Transpose", "last", node.input[0], to_last, **types)
+        result = writer.copy(node, "convolution", source, *node.input[1:])
+        made = writer.made[-1]
         del made.attr["data_format"]
         for key in ("dilations", "strides"):
             if key in node.attr:
                 sizes = node.attr[key].list.i
                 made.attr[key].list.i[:] = [sizes[axis] for axis in _TO_LAST]
-        types = {"T": tf.as_dtype(node.attr["T"].type), "Tperm": tf.int32}
-        to_last = writer.constant("to_last", np.array(_TO_LAST, np.int32))
-        to_first = writer.constant("to_first", np.array(_TO_FIRST, np.int32))
-        source = writer.add("Transpose", "last", node.input[0], to_last, **types)
-        result = writer.copy(made, "convolution", source, *node.input[1:])
         writer.add("Transpose", "", result, to_first, **types)
 
     return rewritten(graph_def, write)

@@ -186,9 +186,14 @@ class FitData:
         return self._py_dataset is not None and not self._works_ahead
 
     @property
+    def _enqueuer(self) -> Any:
+        """Keras' queue of what workers make; None where none are at work."""
+        return getattr(self._source.data_adapter, "enqueuer", None)
+
+    @property
     def _works_ahead(self) -> bool:
         """Whether workers make batches before they are drawn."""
-        return getattr(self._source.data_adapter, "enqueuer", None) is not None
+        return self._enqueuer is not None
 
     @property
     def unsaved_randomness(self) -> str | None:
@@ -450,9 +455,8 @@ class FitData:
 
         Keras keeps what is left at an epoch's end, and gives it out first in the next.
         """
-        enqueuer = getattr(self._source.data_adapter, "enqueuer", None)
-        if enqueuer is not None:
-            enqueuer.ready_queue.queue.clear()
+        if self._works_ahead:
+            self._enqueuer.ready_queue.queue.clear()
 
     @property
     def iterators_made(self) -> int:
@@ -611,10 +615,9 @@ class FitData:
 
         def told() -> None:
             self._epochs += 1
-            enqueuer = getattr(adapter, "enqueuer", None)
-            if enqueuer is not None:
+            if self._works_ahead:
                 # As the adapter does first: what workers change is not the end's doing.
-                enqueuer.stop()
+                self._enqueuer.stop()
             with self._finding_order("on_epoch_end"):
                 tell()
             if isinstance(data, _Counted):
